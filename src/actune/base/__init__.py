@@ -1,0 +1,1 @@
+"""The model before tuning: where it comes from and how it is loaded."""

@@ -1,0 +1,1 @@
+"""Spreadsheets of dialogues: read, checked, augmented. Needs no torch."""
