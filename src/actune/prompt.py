@@ -1,0 +1,295 @@
+"""The one place where a prompt is rendered: training, evaluation, chat and serving all call it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from actune.base.chat_templates import TEMPLATES, chat_template
+from actune.data.rows import Row, Turn
+from actune.errors import UserError, either
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+Language = Literal["zh", "en"]
+SLOT = "{actions}"
+# The blank after the colon belongs to the source recipe.
+SYSTEM: dict[Language, str] = {
+    "zh": "回答用户的问题,根据需要可在下列动作中选择一个或多个执行,注意动作执行和问题回答的先后顺序。\n\n"
+    f"可选动作: \n{SLOT}",
+    "en": "Answer the user's question. If needed, choose one or more of the actions below and perform them; "
+    f"mind the order of acting and answering.\n\nAvailable actions: \n{SLOT}",
+}
+NO_ACTIONS: dict[Language, str] = {"zh": "（无）", "en": "(none)"}
+# Each family of thinking models has its own word for the switch; a template ignores the words it does not know.
+THINKING_OFF = {"enable_thinking": False, "thinking": False}
+# Stands for an assistant's answer when the template is asked what it puts after one.
+_ANSWER = "ACTUNE-ANSWER"
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """All that a run must remember to render its prompts again.
+
+    Args:
+        language: Language of the built-in texts and of the word for an empty list.
+        template: System text with ``{actions}`` where the list goes.
+        chat_template: Name of one of `base.chat_templates.TEMPLATES`, or None for the tokenizer's own.
+    """
+
+    language: Language
+    template: str
+    chat_template: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the form that the run's manifest holds."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PromptFormat:
+        """Read the form that `to_dict` gives."""
+        return cls(data["language"], data["template"], data["chat_template"])
+
+    @classmethod
+    def for_rows(
+        cls,
+        rows: Iterable[Row],
+        tokenizer: PreTrainedTokenizerBase,
+        template_file: Path | None = None,
+        chat_template: str | None = None,
+    ) -> PromptFormat:
+        """Choose the format for some rows and a base.
+
+        Args:
+            rows: The language is that of most of their questions.
+            tokenizer: The base's; without a chat template it gets a named one, and the log says so.
+            template_file: The user's own system text with ``{actions}`` in it (UTF-8).
+            chat_template: Name of a chat template to use in place of the tokenizer's.
+
+        Raises:
+            UserError: The file cannot be read or has no ``{actions}``; no chat template has that name.
+        """
+        language = language_of(row.question for row in rows)
+        template = read_template(template_file) if template_file else SYSTEM[language]
+        if chat_template is not None and chat_template not in TEMPLATES:
+            _jinja(chat_template)
+        if chat_template is None and not tokenizer.chat_template:
+            chat_template = _guess_template(tokenizer)
+            log.warning(
+                either(
+                    f"The base has no chat template: the named one '{chat_template}' is used (--chat-template).",
+                    f"基座没有对话模板: 使用内置的 '{chat_template}' (--chat-template)。",
+                )
+            )
+        return cls(language, template, chat_template)
+
+
+def language_of(texts: Iterable[str]) -> Language:
+    """Tell the language of most of the texts: ``zh`` where a text holds a Chinese character, else ``en``."""
+    votes = [any("\u4e00" <= char <= "\u9fff" for char in text) for text in texts]
+    return "zh" if 2 * sum(votes) > len(votes) else "en"
+
+
+def read_template(file: Path) -> str:
+    """Read a user's system text. Outer line breaks at its end go: none follows the last action.
+
+    Raises:
+        UserError: The file is missing, is not UTF-8, or has no ``{actions}``.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            str(file),
+            str(error),
+            either("a text file in UTF-8", "UTF-8 文本文件"),
+            either("check the path, save it as UTF-8", "检查路径, 另存为 UTF-8"),
+        ) from error
+    if SLOT not in text:
+        raise UserError(
+            str(file),
+            either("a system text without a place for the actions", "系统文本里没有动作的位置"),
+            SLOT,
+            either(f"write {SLOT} where the list of actions goes", f"在动作列表的位置写上 {SLOT}"),
+        )
+    return text
+
+
+def system_text(fmt: PromptFormat, actions: Sequence[str], persona: str = "") -> str:
+    """Write the system text: the persona, a blank line, then the format's text with one action a line."""
+    names = "\n".join(f"- {name}" for name in actions) or NO_ACTIONS[fmt.language]
+    text = fmt.template.replace(SLOT, names)
+    return f"{persona}\n\n{text}" if persona else text
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    fmt: PromptFormat,
+    question: str,
+    actions: Sequence[str],
+    history: Sequence[Turn] = (),
+    persona: str = "",
+) -> str:
+    """Render a prompt as text, up to where the assistant's answer begins; thinking is off.
+
+    Raises:
+        UserError: The chat template takes these turns neither with a system turn nor without.
+    """
+    turns = [{"role": turn.role, "content": turn.text} for turn in history]
+    turns.append({"role": "user", "content": question})
+    return _close_thought(_apply(tokenizer, fmt, system_text(fmt, actions, persona), turns, True))
+
+
+def render_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    fmt: PromptFormat,
+    question: str,
+    actions: Sequence[str],
+    history: Sequence[Turn] = (),
+    persona: str = "",
+    room: int | None = None,
+) -> list[int]:
+    """Render a prompt as token ids.
+
+    Args:
+        tokenizer: The base's tokenizer.
+        fmt: The run's format.
+        question: What the user says now.
+        actions: The catalogue, in the order to show.
+        history: Earlier turns, oldest first.
+        persona: Text that stands before the system text.
+        room: Tokens the prompt may have. Oldest turns go first; never the list, the persona or the question.
+
+    Returns:
+        Token ids [prompt length].
+
+    Raises:
+        UserError: Even without history the prompt does not fit, or the chat template refuses it.
+    """
+    kept = list(history)
+    while True:
+        ids = _encode(tokenizer, render(tokenizer, fmt, question, actions, kept, persona))
+        # A template of some bases writes the BOS that its user has put before; two of them harm every answer.
+        while len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
+            ids = ids[1:]
+        if room is None or len(ids) <= room:
+            return ids
+        if not kept:
+            raise UserError(
+                either("prompt", "提示"),
+                either(f"{len(ids)} tokens without any history", f"不含历史已有 {len(ids)} 个词元"),
+                either(f"at most {max(room, 0)}", f"至多 {max(room, 0)}"),
+                either(
+                    "offer fewer actions, shorten the question, or lower max tokens",
+                    "减少动作, 缩短问题, 或调低最大词元数",
+                ),
+            )
+        # A turn of the user goes with its answer: chat templates want the first turn to be the user's.
+        kept = kept[1:]
+        while kept and kept[0].role != "user":
+            kept = kept[1:]
+
+
+def answer_ids(tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat, script: str) -> list[int]:
+    """Token ids of an answer, tokenised apart from its prompt, with the stop token at its end."""
+    return [*_encode(tokenizer, script), stop_token(tokenizer, fmt)]
+
+
+def stop_token(tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat) -> int:
+    """Find the token that ends an answer: the first special one that the chat template puts after it.
+
+    Raises:
+        UserError: The template puts none there and the tokenizer has no end-of-text token.
+    """
+    jinja = _jinja(fmt.chat_template) if fmt.chat_template else str(tokenizer.chat_template)
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
+    tail = _template(tokenizer, jinja, turns, False).rpartition(_ANSWER)[2]
+    ids = _encode(tokenizer, tail)
+    added: dict[int, Any] = tokenizer.added_tokens_decoder
+    special = [id for id in ids if id in tokenizer.all_special_ids or (id in added and added[id].special)]
+    # GGUF files mark some turn ends as ordinary added tokens; line breaks can be added tokens too.
+    special += [id for id in ids if id in added and added[id].content.strip()]
+    if special:
+        return special[0]
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            either("tokenizer", "分词器"),
+            either("no token ends an answer", "没有结束回答的词元"),
+            either("a turn end in the chat template, or an EOS token", "对话模板中的结束词元, 或 EOS"),
+            either("choose another --chat-template or set eos_token", "换一个 --chat-template 或设置 eos_token"),
+        )
+    return cast(int, tokenizer.eos_token_id)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _jinja(name: str) -> str:
+    return chat_template(name)
+
+
+def _guess_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    vocabulary = tokenizer.get_vocab()
+    for name, template in TEMPLATES.items():
+        if template.stop_token in vocabulary:
+            return name
+    return "chatml"
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat, system: str, turns: list[dict[str, str]], prompt: bool
+) -> str:
+    """Render turns under a system text; where the template has no system turn, the text joins the first user turn."""
+    from jinja2.exceptions import TemplateError
+
+    jinja = _jinja(fmt.chat_template) if fmt.chat_template else str(tokenizer.chat_template)
+    try:
+        text = _template(tokenizer, jinja, [{"role": "system", "content": system}, *turns], prompt)
+        if system.strip() in text:
+            return text
+    except TemplateError:
+        pass  # Many templates raise on a system turn; one that raises below as well has another reason.
+    _say_merged(jinja)
+    merged = [dict(turn) for turn in turns]
+    first = next(turn for turn in merged if turn["role"] == "user")
+    first["content"] = f"{system}\n\n{first['content']}"
+    try:
+        return _template(tokenizer, jinja, merged, prompt)
+    except TemplateError as error:
+        raise UserError(
+            either("chat template", "对话模板"),
+            str(error),
+            either("turns that the template takes", "模板能接受的对话"),
+            either("let user and assistant alternate, the user first", "用户与助手交替发言, 用户在先"),
+        ) from error
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, jinja: str, turns: list[dict[str, str]], prompt: bool) -> str:
+    text = tokenizer.apply_chat_template(
+        turns, chat_template=jinja, tokenize=False, add_generation_prompt=prompt, **THINKING_OFF
+    )
+    return cast(str, text)
+
+
+def _close_thought(text: str) -> str:
+    """End a thought that the template leaves open: bases that always think have no switch in their template."""
+    return text.rstrip("\n") + "\n\n</think>\n\n" if text.rstrip("\n").endswith("<think>") else text
+
+
+@functools.cache
+def _say_merged(jinja: str) -> None:
+    del jinja  # the key: it is said once for a template
+    log.warning(
+        either(
+            "The chat template has no system turn: the system text goes before the first user turn.",
+            "对话模板没有系统角色: 系统文本放在第一条用户消息之前。",
+        )
+    )
