@@ -1,0 +1,212 @@
+"""An actor ties engine, prompt and script together: a question and a catalogue in, events out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft import PeftModel
+
+from actune import prompt
+from actune.base.load import load_model, load_tokenizer, stop_ids
+from actune.base.source import Source, resolve
+from actune.data.rows import Turn
+from actune.engine.local import LocalEngine, Request
+from actune.errors import UserError, either
+from actune.prompt import PromptFormat
+from actune.script.catalogue import catalogue as check_catalogue
+from actune.script.events import Done, Event, Fault, Reason
+from actune.script.parser import Parser
+from actune.tune.run import MANIFEST, Manifest, read_manifest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ADAPTER = "adapter_config.json"
+
+
+class Actor:
+    """Something that acts.
+
+    Args:
+        engine: Where tokens come from.
+        fmt: The prompt's format; None (a base that was never tuned): built-in text in the question's language.
+        free: Lift the constraint; unlisted actions then come as faults.
+    """
+
+    def __init__(self, engine: LocalEngine, fmt: PromptFormat | None = None, free: bool = False) -> None:
+        self.engine, self.free = engine, free
+        self.tokenizer: PreTrainedTokenizerBase = engine.tokenizer
+        self._fmt = fmt
+        self._bare = PromptFormat.for_rows((), self.tokenizer) if fmt is None else fmt
+        first = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        # SentencePiece puts a blank before every text, so a tuned model's answer begins with one that nobody wrote.
+        self._blank = b"".join(engine.vocabulary.token_bytes[id] or b"" for id in first) == b" a"
+
+    def format_for(self, question: str, history: Sequence[Turn] = ()) -> PromptFormat:
+        """Return the run's format; without one the dialogue's first words decide the language."""
+        if self._fmt is not None:
+            return self._fmt
+        language = prompt.language_of([history[0].text if history else question])
+        return replace(self._bare, language=language, template=prompt.SYSTEM[language])
+
+    def prompt_ids(
+        self,
+        question: str,
+        catalogue: Sequence[str],
+        history: Sequence[Turn] = (),
+        persona: str = "",
+        max_tokens: int = 256,
+    ) -> list[int]:
+        """Render the prompt of a request; where the context is full the oldest turns are left out.
+
+        Raises:
+            UserError: It does not fit even without history.
+        """
+        context = self.engine.context
+        # An answer gets its budget, but in a tiny context not more than half of it.
+        room = None if context is None else context - min(max_tokens, context // 2)
+        fmt = self.format_for(question, history)
+        return prompt.render_ids(self.tokenizer, fmt, question, catalogue, history, persona, room)
+
+    def events(
+        self,
+        question: str,
+        catalogue: Sequence[str],
+        history: Sequence[Turn] = (),
+        persona: str = "",
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[Event]:
+        """Answer a question.
+
+        Args:
+            question: What the user says.
+            catalogue: The actions offered, in the order to show.
+            history: Earlier turns, oldest first; an assistant's text is a script.
+            persona: Text put before the system text.
+            max_tokens: Budget of the answer.
+            temperature: 0 is greedy.
+            top_p: Share of the probability that sampling may choose from.
+            seed: Of the sampling.
+
+        Yields:
+            `Say` and `Act` (and `Fault`) as they come, `Done` at last.
+
+        Raises:
+            UserError: The prompt does not fit.
+            ValueError: A name in the catalogue is not allowed.
+        """
+        names = check_catalogue(catalogue)
+        ids = self.prompt_ids(question, names, history, persona, max_tokens)
+        request = Request(ids, None if self.free else names, max_tokens, temperature, top_p, seed)
+        return self._events(request, Parser(names))
+
+    def _events(self, request: Request, parser: Parser) -> Iterator[Event]:
+        begun, ttft, count = time.perf_counter(), None, 0
+        reason: Reason = "length"
+        try:
+            for token in self.engine.stream(request):
+                ttft = ttft or (time.perf_counter() - begun) * 1000
+                count += 1
+                if token in self.engine.stop_ids:
+                    reason = "stop"
+                    break
+                chunk = self.engine.vocabulary.token_bytes[token] or b""
+                yield from parser.feed(chunk.removeprefix(b" ") if self._blank and count == 1 else chunk)
+        except ArithmeticError as error:
+            reason = "interrupted"
+            yield Fault("model", str(error))
+        yield from parser.close()
+        yield Done(reason, ttft, count)
+
+
+def load_actor(
+    run: str | Path,
+    *,
+    base: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    free: bool = False,
+    unmerged: bool = False,
+) -> Actor:
+    """Load something that acts.
+
+    Args:
+        run: A run, a checkpoint in a run, a merged folder, the folder or the name of a base.
+        base: Where the run's base is now, if it moved; its hash is checked.
+        device: ``auto``, or as torch names it.
+        dtype: ``auto``, or as torch names it.
+        free: Lift the constraint.
+        unmerged: Keep the adapter apart instead of folding it into the weights.
+
+    Raises:
+        UserError: There is nothing to load, or the base is not the one that was tuned.
+    """
+    folder = Path(run)
+    if folder.is_dir() and not any((folder / name).is_file() for name in (ADAPTER, "config.json")):
+        raise UserError(
+            str(run),
+            either("no adapter and no model in it", "其中没有适配器, 也没有模型"),
+            either("a run, a checkpoint, a merged folder or a base", "训练结果, 检查点, 合并后的文件夹或基座"),
+            either(
+                "finish the training (actune train ... --resume), or name a checkpoint",
+                "完成训练 (--resume), 或指定检查点",
+            ),
+        )
+    manifest = read_manifest(folder) if (folder / ADAPTER).is_file() or (folder / MANIFEST).is_file() else None
+    tuned = manifest is not None and (folder / ADAPTER).is_file()
+    source = _base_of(manifest, base) if manifest is not None and tuned else None
+    where = source.path if source else folder if folder.is_dir() else resolve(str(run)).path
+    tokenizer = load_tokenizer(_tokenizer_folder(folder, where))
+    model = load_model(where, device, dtype)
+    ends = set(stop_ids(model, tokenizer))
+    if tuned:
+        model = _with_adapter(model, folder, unmerged)
+    fmt = None if manifest is None else _format_of(manifest)
+    ends.add(prompt.stop_token(tokenizer, fmt or PromptFormat.for_rows((), tokenizer)))
+    return Actor(LocalEngine(model, tokenizer, sorted(ends)), fmt, free)
+
+
+def _tokenizer_folder(folder: Path, base: Path) -> Path:
+    """A run has its tokenizer on top; its checkpoints need not."""
+    places = [folder, folder.parent] if (folder / ADAPTER).is_file() else [folder]
+    return next((place for place in places if (place / "tokenizer_config.json").is_file()), base)
+
+
+def _with_adapter(model: PreTrainedModel, folder: Path, unmerged: bool) -> Any:
+    tuned = PeftModel.from_pretrained(model, str(folder), torch_device=str(model.device)).eval()
+    # Folding into quantised weights would round the adapter away.
+    if unmerged or "quantization_config" in model.config.to_dict():
+        return tuned
+    return tuned.merge_and_unload().eval()
+
+
+def _format_of(manifest: Manifest) -> PromptFormat:
+    return PromptFormat.from_dict(manifest.prompt)
+
+
+def _base_of(manifest: Manifest, override: str | None) -> Source:
+    """Find the base of a run and make sure that it is the one that was tuned.
+
+    Raises:
+        UserError: It is not there, or its hash differs.
+    """
+    path, wanted = str(manifest.base["path"]), manifest.base["sha256"]
+    source = resolve(override or (path if Path(path).is_dir() else manifest.base["id"]))
+    if source.sha256 != wanted:
+        raise UserError(
+            override or str(source.path),
+            f"sha256 {source.sha256[:16]}",
+            either(
+                f"the base of this run: {manifest.base['id']}, sha256 {wanted[:16]}",
+                f"本次训练的基座: {manifest.base['id']}, sha256 {wanted[:16]}",
+            ),
+            either("name the right folder with --base", "用 --base 指定正确的文件夹"),
+        )
+    return source
