@@ -156,6 +156,9 @@ def chat(
         except UserError as error:
             # A slip in one turn must not cost the dialogue.
             print(error)
+        except KeyboardInterrupt:
+            # Ctrl-C cuts the answer short; the turn is not remembered.
+            print()
     return 0
 
 
