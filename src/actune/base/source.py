@@ -48,7 +48,7 @@ def resolve(name: str, source: str = "hub") -> Source:
         raise UserError("--source", source, ", ".join(SOURCES), either("leave it out", "不填即可"))
     if name in BUNDLED:
         return _source(name, _bundled_folder(name))
-    if Path(name).expanduser().is_dir():
+    if name and Path(name).expanduser().is_dir():
         return _source(name, Path(name).expanduser().absolute())
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name):
         raise UserError(
