@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from actune.base.source import resolve
-from actune.tune.run import Manifest, write_manifest
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -50,7 +50,9 @@ def run(tmp_path_factory) -> Path:
 
 def write_test_manifest(folder: Path, source, fmt: PromptFormat) -> None:
     base = {"id": source.id, "path": str(source.path), "sha256": source.sha256}
-    write_manifest(folder, Manifest(base=base, prompt=fmt.to_dict()))
+    empty = {key: {} for key in ("recipe", "options", "data", "probe", "best", "versions")}
+    manifest = {"format": 1, "base": base, "prompt": fmt.to_dict()} | empty
+    (folder / "actune.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def test_logits_equal_plain_transformers_and_peft(run: Path):

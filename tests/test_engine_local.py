@@ -96,12 +96,12 @@ def test_logits_that_are_not_numbers_are_an_error(tokenizer):
 def test_constraint_fuzz_never_acts_outside_the_list(engine, tokenizer, monkeypatch):
     """A random model pushed towards `<` and `&`: every tag is closed and listed, with budgets that end anywhere."""
     pushed = torch.zeros(engine.vocabulary.size)
-    pushed[tokenizer.convert_tokens_to_ids(["<", "&", "<&", "&>"])] = 4.0
+    pushed[tokenizer.convert_tokens_to_ids(["<", "&", "<&", "&>"])] = 6.0
     forward = engine._forward
     monkeypatch.setattr(engine, "_forward", lambda *args: forward(*args) + pushed)
     ids = tokenizer("hello")["input_ids"]
     lists = [NAMES, NAMES[:1], NAMES[3:], ()]
-    asked = [Request(ids, lists[n % 4], 3 + n % 40, temperature=1.0, seed=n) for n in range(96)]
+    asked = [Request(ids, lists[n % 4], 3 + n % 64, temperature=1.0, seed=n) for n in range(96)]
     acts = 0
     for request, answer in zip(asked, engine.generate(asked, batch_size=48), strict=True):
         script = b"".join(engine.vocabulary.token_bytes[id] or b"" for id in answer if id not in engine.stop_ids)
