@@ -29,8 +29,8 @@ def name_problem(name: str) -> str | None:
     # Zl and Zp are Unicode's own line breaks; Cs cannot be encoded.
     if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name):
         return "control"
-    # The automaton closes a tag at the first `&>`: a name that ends with `&` would shift that border.
-    return "tag" if name.endswith("&") and (name + CLOSE).index(CLOSE) != len(name) else None
+    # A name may end with `&` or `<`, or begin with `>`: the first `&>` after the opening `<&` is still its own.
+    return None
 
 
 def split_names(text: str) -> list[str]:

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Collection, Iterable
 
 from actune.script.catalogue import CLOSE, OPEN, name_problem
-from actune.script.events import Act, Event, Fault, FaultKind, Say
+from actune.script.events import Act, Event, Fault, FaultKind, Say, merge
 
 # Longer than any sensible name; a tag that never closes must not hold back the rest of a stream.
 MAX_NAME = 1024
@@ -31,7 +31,12 @@ class Parser:
 
     def feed(self, chunk: str | bytes) -> list[Event]:
         """Take the next chunk and return what it completes."""
-        self._buffer += self._decoder.decode(chunk) if isinstance(chunk, bytes) else chunk
+        if isinstance(chunk, str):
+            # Text ends a character that bytes began; else the two would change places.
+            chunk = self._decoder.decode(b"", final=True) + chunk if chunk else chunk
+        else:
+            chunk = self._decoder.decode(chunk)
+        self._buffer += chunk
         events: list[Event] = []
         while self._step(events):
             pass
@@ -68,37 +73,38 @@ class Parser:
         return False
 
     def _read_tag(self, events: list[Event]) -> bool:
-        end, again = self._buffer.find(CLOSE), self._buffer.find(OPEN)
-        # `<&a<&b&>`: the first tag never closes; the second is read as a tag of its own. `&>` wins a tie by standing
-        # first, and `<&>` inside a tag is `<` followed by the closing mark.
+        # Only this window decides, so that a mark beyond it changes nothing, whether it is here already or not.
+        window = self._buffer[: MAX_NAME + len(CLOSE)]
+        full = len(window) == MAX_NAME + len(CLOSE)
+        end, again = window.find(CLOSE), window.find(OPEN)
+        # `<&a<&>` is the name `a<`: its `<&` is no opening, so one must wait for the character after it.
+        if again >= 0 and end < 0 and again + len(OPEN) == len(window) and not full:
+            return False
+        # `<&a<&b&>`: the first tag never closes; the second is read as a tag of its own.
         if again >= 0 and (end < 0 or again + 1 < end):
-            events.append(Fault("nested", OPEN + self._buffer[:again], self._char))
+            events.append(Fault("nested", OPEN + window[:again], self._char))
             self._buffer = self._buffer[again + len(OPEN) :]
             return True
         if end >= 0:
-            self._close_tag(self._buffer[:end], events)
+            self._close_tag(window[:end], events)
             self._buffer, self._inside = self._buffer[end + len(CLOSE) :], False
             return True
-        if len(self._buffer) > MAX_NAME:
-            events.append(Fault("unclosed", OPEN + self._buffer[:MAX_NAME], self._char))
+        if full:
+            events.append(Fault("unclosed", OPEN + window[:MAX_NAME], self._char))
             self._buffer, self._inside = self._buffer[MAX_NAME:], False
-            return True
-        return False
+        return full
 
     def _close_tag(self, name: str, events: list[Event]) -> None:
         kind: FaultKind | None = None
-        if problem := name_problem(name):
-            kind = "empty" if not name.strip() else "name"
-            del problem
+        if name_problem(name):
+            kind = "name" if name.strip() else "empty"
         elif self._names is not None and name not in self._names:
             kind = "unlisted"
         events.append(Fault(kind, f"{OPEN}{name}{CLOSE}", self._char) if kind else Act(name, self._char))
 
 
-def parse(script: str | Iterable[str], names: Collection[str] | None = None) -> list[Event]:
+def parse(script: str | Iterable[str | bytes], names: Collection[str] | None = None) -> list[Event]:
     """Parse a whole script; the result is merged and holds no `Done`."""
-    from actune.script.events import merge
-
     parser = Parser(names)
     events: list[Event] = []
     for chunk in (script,) if isinstance(script, str) else script:
