@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from actune.base.source import resolve
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import actune
 from actune import prompt
 from actune.actor import Actor, load_actor
+from actune.base.source import resolve
 from actune.data.rows import Row, Turn
 from actune.engine.local import LocalEngine
 from actune.errors import UserError

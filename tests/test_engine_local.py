@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from actune.engine.local import LocalEngine, Request
 from actune.script.events import Act, Fault
@@ -51,14 +52,19 @@ def test_greedy_equals_transformers_generate(engine, tokenizer):
     assert engine.generate([Request(ids, None, 20)])[0] == wanted[0, len(ids) :].tolist()
 
 
-def test_padded_rows_see_the_logits_of_a_plain_forward_pass(engine, tokenizer, monkeypatch):
-    seen = []
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_padded_rows_see_the_logits_of_a_plain_forward_pass(tokenizer, monkeypatch, positions):
+    # Rotary positions forgive a shift of a whole row; learned ones do not.
+    learned = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3)
+    model = tiny_llama(tokenizer) if positions == "rotary" else GPT2LMHeadModel(learned).eval()
+    engine, seen = LocalEngine(model, tokenizer, [tokenizer.eos_token_id]), []
+    assert engine.context == (2048 if positions == "rotary" else 64)
     forward = engine._forward
     monkeypatch.setattr(engine, "_forward", lambda *args: seen.append(forward(*args)) or seen[-1])
-    asked = [Request(tokenizer(text)["input_ids"], None, 4) for text in PROMPTS]
+    asked = [Request(tokenizer(text)["input_ids"], (), 4) for text in PROMPTS]
     for row, (request, answer) in enumerate(zip(asked, engine.generate(asked), strict=True)):
         with torch.inference_mode():
-            plain = engine.model(torch.tensor([request.prompt + answer[:-1]])).logits[0, len(request.prompt) - 1 :]
+            plain = model(torch.tensor([request.prompt + answer[:-1]])).logits[0, len(request.prompt) - 1 :]
         assert len(answer) == 4
         torch.testing.assert_close(torch.stack([step[row] for step in seen]), plain, atol=1e-4, rtol=0)
 

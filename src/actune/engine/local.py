@@ -51,8 +51,9 @@ class LocalEngine:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_ids: Collection[int]) -> None:
         config = model.config.get_text_config()
         self.model, self.tokenizer, self.stop_ids = model, tokenizer, tuple(stop_ids)
-        # Some architectures have no limit and no such key.
-        self.context: int | None = config.to_dict().get("max_position_embeddings")
+        # Older architectures spell the limit differently (GPT-2: n_positions); some have none.
+        limit = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+        self.context: int | None = config.to_dict().get(limit)
         self.vocabulary = Vocabulary.from_tokenizer(tokenizer, config.vocab_size, self.stop_ids)
         # A chat asks with the same catalogue again and again; its masks are worth keeping.
         self._grammar = functools.lru_cache(maxsize=64)(functools.partial(Grammar, self.vocabulary))
