@@ -7,7 +7,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from actune.errors import UserError, either
@@ -15,7 +15,9 @@ from actune.errors import UserError, either
 # cp1252 leaves five bytes undefined and latin-1 none: only the former can refuse a file.
 CANDIDATES = ("gb18030", "big5", "cp1252")
 SURE, LEAD = 0.75, 0.25
-_TYPOGRAPHY = frozenset("‘’‚“”„–—…«»¿¡°€£©®™·•§")
+_TYPOGRAPHY = frozenset("‘’‚“”„–—…«»¿¡°€£©®™·•§\u00a0")
+_LETTERS = frozenset(chr(code) for code in range(0xC0, 0x100) if code not in (0xD7, 0xF7)) | frozenset("ŠŒŽšœžŸªº")
+_HAN_MARKS = "，、。！？：；「」『』（）《》【】“”‘’…—～·－％．／\u3000"
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,17 @@ def _replacing(data: bytes, encoding: str) -> Decoded:
 
 
 def _utf16_without_mark(data: bytes) -> str | None:
-    """Recognise UTF-16 by line breaks and commas, whose zero bytes all stand on one side."""
-    if len(data) < 4 or len(data) % 2:
+    """Recognise UTF-16 by the zero bytes of its line breaks and commas, which stand on one side."""
+    if len(data) % 2 or 20 * data.count(0) < len(data):
         return None
     even, odd = data[0::2].count(0), data[1::2].count(0)
-    for zeros, others, name in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
-        if zeros >= 2 and not others and _decodes(data, name):
-            text = data.decode(name)
-            if any(mark in text for mark in "\n\r,\t") and _score_hanzi(text) >= 0.5:
-                return name
-    return None
+    name = "utf-16-le" if odd > even else "utf-16-be"
+    if not _decodes(data, name):
+        return None
+    text = data.decode(name)
+    # A text in UTF-8 with NUL in it gives random characters here, and hardly a line break.
+    good = any(mark in text for mark in "\n\r,\t") and _score_hanzi(text) >= SURE
+    return name if good else None
 
 
 def _nearly_utf8(data: bytes) -> bool:
@@ -125,20 +128,11 @@ def _nearly_utf8(data: bytes) -> bool:
 
 @cache
 def _common() -> frozenset[str]:
-    """Give the everyday characters: level 1 of GB 2312 and of Big5, and their punctuation."""
-    pairs = itertools.chain(
-        (
-            (bytes((lead, trail)), "gb2312")
-            for lead in (*range(0xA1, 0xA4), *range(0xB0, 0xD8))
-            for trail in range(0xA1, 0xFF)
-        ),
-        (
-            (bytes((lead, trail)), "big5")
-            for lead in (0xA1, *range(0xA4, 0xC7))
-            for trail in (*range(0x40, 0x7F), *range(0xA1, 0xFF))
-        ),
-    )
-    return frozenset(pair.decode(name, errors="ignore") for pair, name in pairs)
+    """Give the everyday characters: level 1 of GB 2312 and of Big5, and punctuation."""
+    first = itertools.product(range(0xB0, 0xD8), range(0xA1, 0xFF))
+    second = itertools.product(range(0xA4, 0xC7), (*range(0x40, 0x7F), *range(0xA1, 0xFF)))
+    pairs = itertools.chain(((pair, "gb2312") for pair in first), ((pair, "big5") for pair in second))
+    return frozenset(bytes(pair).decode(name, errors="ignore") for pair, name in pairs) | frozenset(_HAN_MARKS)
 
 
 def _score_hanzi(text: str) -> float:
@@ -152,15 +146,26 @@ def _score_hanzi(text: str) -> float:
 
 
 def _score_latin(text: str) -> float:
-    """Give the share of letters and typographic marks that stand as they do in Western text: alone or in pairs."""
+    """Give the share of letters and typographic marks that stand as they do in Western text."""
     good = total = 0
     for match in re.finditer(r"[^\x00-\x7f]+", text):
         run = match.group()
         total += len(run)
-        single_letter = len(run) == 1 and run.isalpha()
-        if single_letter or (len(run) <= 3 and sum(char in _TYPOGRAPHY for char in run) >= len(run) - 1):
-            good += len(run)
+        before, after = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
+        good += len(run) if _is_western(run, before, after) else 0
     return good / total if total else 1.0
+
+
+def _is_western(run: str, before: str, after: str) -> bool:
+    """Tell whether a run of characters beyond ASCII looks Western between its neighbours."""
+    if len(run) == 1 and run in _LETTERS:
+        return not (before.isdigit() or after.isdigit())
+    if run[0] in "¡¿" and before.isalnum():
+        return False
+    # größer, Noël’s: two small letters, or marks with at most one letter among them.
+    small = len(run) == 2 and all(char in _LETTERS and char.islower() for char in run)
+    marks = sum(char in _TYPOGRAPHY for char in run)
+    return small or (len(run) <= 3 and marks >= 1 and all(char in _TYPOGRAPHY or char in _LETTERS for char in run))
 
 
 def _score(text: str, encoding: str) -> float:
@@ -168,22 +173,22 @@ def _score(text: str, encoding: str) -> float:
 
 
 def _by_score(data: bytes, is_column: Callable[[str], bool]) -> Decoded:
-    texts = {name: data.decode(name) for name in CANDIDATES if _decodes(data, name)}
-    if not texts:
-        best = max(CANDIDATES, key=lambda name: _score(data.decode(name, errors="replace"), name))
-        return _replacing(data, best)
-    ranked = sorted(((_score(text, name), name) for name, text in texts.items()), key=lambda pair: -pair[0])
-    (high, best), low = ranked[0], ranked[1][0] if len(ranked) > 1 else 0.0
+    strict = {name: data.decode(name) for name in CANDIDATES if _decodes(data, name)}
+    # A few broken bytes must not turn a Chinese file into a Western one, which knows nearly every byte.
+    texts = {name: data.decode(name, errors="replace") for name in CANDIDATES}
     by_header = [name for name, text in texts.items() if _names_columns(text, is_column)]
     if len(by_header) == 1:
-        return Decoded(texts[by_header[0]], by_header[0])
-    if len(ranked) == 1 and high >= SURE - LEAD:
-        return Decoded(texts[best], best)
-    line, readings = _first_difference({name: texts[name] for _, name in ranked[:2]})
-    if len(ranked) > 1 and high >= SURE and high - low >= LEAD:
-        other = ranked[1][1]
+        return _replacing(data, by_header[0])
+    scores = {name: _score(text, name) for name, text in texts.items()}
+    if not strict or max(scores[name] for name in strict) < SURE <= max(scores.values()):
+        return _replacing(data, max(CANDIDATES, key=scores.__getitem__))
+    if len(strict) == 1 and scores[next(iter(strict))] >= SURE:
+        return _replacing(data, next(iter(strict)))
+    best, other = sorted(strict if len(strict) > 1 else texts, key=lambda name: -scores[name])[:2]
+    line, readings = _first_difference({name: texts[name] for name in (best, other)})
+    if scores[best] >= SURE and scores[best] - scores[other] >= LEAD:
         return Decoded(texts[best], best, runner_up=(other, readings[0][1], readings[1][1]))
-    return Decoded(texts[best], best, readings=readings, doubt_line=line)
+    return replace(_replacing(data, best), readings=readings, doubt_line=line)
 
 
 def _names_columns(text: str, is_column: Callable[[str], bool]) -> bool:
@@ -194,11 +199,11 @@ def _names_columns(text: str, is_column: Callable[[str], bool]) -> bool:
 
 
 def _first_difference(texts: dict[str, str]) -> tuple[int, tuple[tuple[str, str], ...]]:
-    """Find the first line that the texts read differently (or, with one text, that is not ASCII)."""
+    """Find the first line that the texts read differently."""
     for number, lines in enumerate(itertools.zip_longest(*(text.split("\n") for text in texts.values())), 1):
         shown = [line or "" for line in lines]
-        if len(set(shown)) > 1 or (len(shown) == 1 and not shown[0].isascii()):
-            start = min(_first_high(line) for line in shown)
+        if len(set(shown)) > 1:
+            start = _first_high(shown[0])
             cut = [line[max(0, start - 12) : start + 16].strip() for line in shown]
             return number, tuple(zip(texts, cut, strict=True))
     return 1, tuple((name, "") for name in texts)
