@@ -145,9 +145,9 @@ def test_a_pulled_base_is_an_ordinary_folder_that_loads(shop, capsys, tiny_gguf)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     assert stop_ids(model, tokenizer) == (0, 2)
     assert model.dtype == torch.float32
-    reader = (
-        gguf.GGUFReader(shop.parent / "again.gguf") if (shop.parent / "again.gguf").write_bytes(tiny_gguf) else None
-    )
+    again = shop.parent / "again.gguf"
+    again.write_bytes(tiny_gguf)
+    reader = gguf.GGUFReader(again)
     down = next(tensor for tensor in reader.tensors if tensor.name == "blk.0.ffn_down.weight")
     assert np.array_equal(model.model.layers[0].mlp.down_proj.weight.detach().numpy(), down.data)
     for text in ("饿了 12  3\n\n<&做饭&>", "the <|im_end|>"):
@@ -230,8 +230,8 @@ def test_terms_are_shown_and_refused_without_the_flag(shop, monkeypatch, tiny_gg
     assert "--accept-license" in caught.value.fix
     assert not base.folder.parent.exists()
     assert (pull("tiny", accept_license=True) / "NOTICE").read_text(encoding="utf-8") == "N\n"
+    monkeypatch.setenv("ACTUNE_CACHE", str(shop))
     with pytest.raises(UserError, match="--accept-license"):
-        monkeypatch.setenv("ACTUNE_CACHE", str(shop))
         resolve("tiny")
 
 
@@ -263,12 +263,13 @@ def test_a_pull_waits_for_another(shop):
     base.folder.parent.mkdir(parents=True)
     context = multiprocessing.get_context("spawn")
     held = context.Event()
-    other = context.Process(target=_hold, args=(str(base.folder.parent / ".tiny.lock"), 1.5, held))
+    other = context.Process(target=_hold, args=(str(base.folder.parent / ".tiny.lock"), 2.5, held))
     other.start()
     assert held.wait(60)
+    start = time.monotonic()
     assert pull("tiny") == base.folder
-    assert not other.is_alive() or other.join(0.2) is None
-    assert base.is_pulled()
+    assert time.monotonic() - start > 2
+    other.join()
 
 
 def test_an_unknown_name_lists_the_bundled_ones(shop):
@@ -296,6 +297,6 @@ def test_the_real_bases(name, stops, weights):
     assert text.startswith({"smollm2": "The capital of France is Paris", "gemma3": "The capital of France is"}[name])
     text = "饿了? 12  3\n\n<&做饭-炒冬瓜&> I’m 😀"
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
-    assert tokenizer.encode("a")[: -1 or None] in ([], [tokenizer.bos_token_id])
+    assert tokenizer.encode("a")[:-1] == {"smollm2": [], "gemma3": [2]}[name]
     if name == "gemma3":
         assert tokenizer.encode("<start_of_turn>x<end_of_turn>\n") == [2, 105, 236781, 106, 107]
