@@ -4,122 +4,34 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-from actune.base.chat_templates import TEMPLATES, chat_template
-from actune.data.rows import Row, Turn
+from actune.base.chat_templates import chat_template
+from actune.data.rows import Turn
 from actune.errors import UserError, either
+from actune.prompt_format import NO_ACTIONS, SLOT, SYSTEM, PromptFormat, language_of, read_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+__all__ = [
+    "SYSTEM",
+    "PromptFormat",
+    "answer_ids",
+    "language_of",
+    "read_template",
+    "render",
+    "render_ids",
+    "stop_token",
+    "system_text",
+]
 log = logging.getLogger(__name__)
 
-Language = Literal["zh", "en"]
-SLOT = "{actions}"
-# The blank after the colon belongs to the source recipe.
-SYSTEM: dict[Language, str] = {
-    "zh": "回答用户的问题,根据需要可在下列动作中选择一个或多个执行,注意动作执行和问题回答的先后顺序。\n\n"
-    f"可选动作: \n{SLOT}",
-    "en": "Answer the user's question. If needed, choose one or more of the actions below and perform them; "
-    f"mind the order of acting and answering.\n\nAvailable actions: \n{SLOT}",
-}
-NO_ACTIONS: dict[Language, str] = {"zh": "（无）", "en": "(none)"}
 # Each family of thinking models has its own word for the switch; a template ignores the words it does not know.
 THINKING_OFF = {"enable_thinking": False, "thinking": False}
 # Stands for an assistant's answer when the template is asked what it puts after one.
 _ANSWER = "ACTUNE-ANSWER"
-
-
-@dataclass(frozen=True)
-class PromptFormat:
-    """All that a run must remember to render its prompts again.
-
-    Args:
-        language: Language of the built-in texts and of the word for an empty list.
-        template: System text with ``{actions}`` where the list goes.
-        chat_template: Name of one of `base.chat_templates.TEMPLATES`, or None for the tokenizer's own.
-    """
-
-    language: Language
-    template: str
-    chat_template: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the form that the run's manifest holds."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PromptFormat:
-        """Read the form that `to_dict` gives."""
-        return cls(data["language"], data["template"], data["chat_template"])
-
-    @classmethod
-    def for_rows(
-        cls,
-        rows: Iterable[Row],
-        tokenizer: PreTrainedTokenizerBase,
-        template_file: Path | None = None,
-        chat_template: str | None = None,
-    ) -> PromptFormat:
-        """Choose the format for some rows and a base.
-
-        Args:
-            rows: The language is that of most of their questions.
-            tokenizer: The base's; without a chat template it gets a named one, and the log says so.
-            template_file: The user's own system text with ``{actions}`` in it (UTF-8).
-            chat_template: Name of a chat template to use in place of the tokenizer's.
-
-        Raises:
-            UserError: The file cannot be read or has no ``{actions}``; no chat template has that name.
-        """
-        language = language_of(row.question for row in rows)
-        template = read_template(template_file) if template_file else SYSTEM[language]
-        if chat_template is not None and chat_template not in TEMPLATES:
-            _jinja(chat_template)
-        if chat_template is None and not tokenizer.chat_template:
-            chat_template = _guess_template(tokenizer)
-            log.warning(
-                either(
-                    f"The base has no chat template: the named one '{chat_template}' is used (--chat-template).",
-                    f"基座没有对话模板: 使用内置的 '{chat_template}' (--chat-template)。",
-                )
-            )
-        return cls(language, template, chat_template)
-
-
-def language_of(texts: Iterable[str]) -> Language:
-    """Tell the language of most of the texts: ``zh`` where a text holds a Chinese character, else ``en``."""
-    votes = [any("\u4e00" <= char <= "\u9fff" for char in text) for text in texts]
-    return "zh" if 2 * sum(votes) > len(votes) else "en"
-
-
-def read_template(file: Path) -> str:
-    """Read a user's system text. Outer line breaks at its end go: none follows the last action.
-
-    Raises:
-        UserError: The file is missing, is not UTF-8, or has no ``{actions}``.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            str(file),
-            str(error),
-            either("a text file in UTF-8", "UTF-8 文本文件"),
-            either("check the path, save it as UTF-8", "检查路径, 另存为 UTF-8"),
-        ) from error
-    if SLOT not in text:
-        raise UserError(
-            str(file),
-            either("a system text without a place for the actions", "系统文本里没有动作的位置"),
-            SLOT,
-            either(f"write {SLOT} where the list of actions goes", f"在动作列表的位置写上 {SLOT}"),
-        )
-    return text
 
 
 def system_text(fmt: PromptFormat, actions: Sequence[str], persona: str = "") -> str:
@@ -208,7 +120,7 @@ def stop_token(tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat) -> int:
     Raises:
         UserError: The template puts none there and the tokenizer has no end-of-text token.
     """
-    jinja = _jinja(fmt.chat_template) if fmt.chat_template else str(tokenizer.chat_template)
+    jinja = _jinja(tokenizer, fmt)
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
     tail = _template(tokenizer, jinja, turns, False).rpartition(_ANSWER)[2]
     ids = _encode(tokenizer, tail)
@@ -232,16 +144,8 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _jinja(name: str) -> str:
-    return chat_template(name)
-
-
-def _guess_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    vocabulary = tokenizer.get_vocab()
-    for name, template in TEMPLATES.items():
-        if template.stop_token in vocabulary:
-            return name
-    return "chatml"
+def _jinja(tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat) -> str:
+    return chat_template(fmt.chat_template) if fmt.chat_template else str(tokenizer.chat_template)
 
 
 def _apply(
@@ -250,7 +154,7 @@ def _apply(
     """Render turns under a system text; where the template has no system turn, the text joins the first user turn."""
     from jinja2.exceptions import TemplateError
 
-    jinja = _jinja(fmt.chat_template) if fmt.chat_template else str(tokenizer.chat_template)
+    jinja = _jinja(tokenizer, fmt)
     try:
         text = _template(tokenizer, jinja, [{"role": "system", "content": system}, *turns], prompt)
         if system.strip() in text:
