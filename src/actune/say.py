@@ -7,7 +7,7 @@ import json as json_module
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -139,6 +139,12 @@ def chat(
     survive(sys.stdout)
     actor = _load(run, base, device, dtype, free, unmerged)
     print(either("/actions [LIST]  /reset  /quit", "/actions [列表]  /reset  /quit"))
+    _talk(actor, names, persona, max_tokens, temperature, top_p, seed)
+    return 0
+
+
+def _talk(actor: Actor, names: tuple[str, ...], persona: str, *sampling: Any) -> None:
+    """Take turns until the user ends it; `sampling` goes to `Actor.events` as it is."""
     history: list[Turn] = []
     for line in _lines():
         command, _, rest = line.partition(" ")
@@ -151,15 +157,14 @@ def chat(
                 names = read_actions(rest.strip()) if rest.strip() else names
                 print(SEPARATOR.join(names) or either("(none)", "（无）"))
             else:
-                events = show(actor.events(line, names, history, persona, max_tokens, temperature, top_p, seed))
-                history += [Turn("user", line), Turn("assistant", write(list(events)))]
+                script = write(list(show(actor.events(line, names, history, persona, *sampling))))
+                history += [Turn("user", line), Turn("assistant", script)]
         except UserError as error:
             # A slip in one turn must not cost the dialogue.
             print(error)
         except KeyboardInterrupt:
             # Ctrl-C cuts the answer short; the turn is not remembered.
             print()
-    return 0
 
 
 def show(events: Iterable[Event], *, json: bool = False, raw: bool = False) -> Iterator[Event]:
