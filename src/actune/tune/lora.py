@@ -1,0 +1,44 @@
+"""The adapter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedModel, set_seed
+
+from actune.errors import UserError, either
+from actune.tune.options import Settings, names_of
+
+
+def add_lora(model: PreTrainedModel, settings: Settings) -> Any:
+    """Put a fresh adapter on a base; only the adapter can be trained then.
+
+    Raises:
+        UserError: None of the targets is in the base.
+    """
+    targets: str | list[str] = names_of(settings.targets)
+    targets = "all-linear" if targets == ["all-linear"] else targets
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        bias="none",
+    )
+    # The adapter's first values are random: a seed set any later leaves them to chance.
+    set_seed(settings.seed)
+    try:
+        tuned = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(
+            f"--targets {settings.targets}",
+            str(error),
+            either("names of linear modules in the base", "基座中线性模块的名称"),
+            "--targets all-linear",
+        ) from error
+    if settings.checkpointing:
+        # Recomputed blocks give no gradient to an adapter inside unless their input asks for one.
+        tuned.enable_input_require_grads()
+    return tuned

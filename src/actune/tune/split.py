@@ -1,0 +1,42 @@
+"""Which rows are kept for validation."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+
+from actune.data.augment import used_actions
+from actune.data.rows import Row
+
+FEWEST_ROWS, FEWEST_VALID = 40, 8
+
+
+def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Part rows into training and validation, each kind (0, 1, 2, 3+ actions) by its share.
+
+    Args:
+        rows: All rows, in order.
+        share: Of the validation rows; at least 8 rows unless it is 0 or there are fewer than 40 rows (none then).
+        seed: Decides which.
+
+    Returns:
+        Training rows and validation rows, in their order.
+    """
+    if share == 0 or len(rows) < FEWEST_ROWS:
+        return list(rows), []
+    wanted = max(FEWEST_VALID, round(share * len(rows)))
+    kinds: dict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        kinds[min(3, len(used_actions(row)))].append(index)
+    exact = {kind: wanted * len(members) / len(rows) for kind, members in kinds.items()}
+    quota = {kind: int(number) for kind, number in exact.items()}
+    # Largest remainders first, so that the parts add up.
+    for kind in sorted(exact, key=lambda kind: (quota[kind] - exact[kind], kind))[: wanted - sum(quota.values())]:
+        quota[kind] += 1
+    rng = random.Random(f"{seed}/valid")
+    taken = {index for kind in sorted(kinds) for index in rng.sample(kinds[kind], quota[kind])}
+    return (
+        [row for index, row in enumerate(rows) if index not in taken],
+        [row for index, row in enumerate(rows) if index in taken],
+    )
