@@ -66,7 +66,9 @@ def decode(data: bytes, encoding: str | None, is_column: Callable[[str], bool]) 
 def _forced(data: bytes, encoding: str) -> Decoded:
     try:
         name = codecs.lookup(encoding).name
-        b"".decode(encoding)
+        # The mark of utf-8-sig is taken off whichever name the user gave the encoding.
+        return _replacing(data, "utf-8-sig" if name == "utf-8" and data.startswith(codecs.BOM_UTF8) else name)
+    # Of text encodings all but idna and its kin can go on after a bad byte.
     except (LookupError, ValueError):
         raise UserError(
             "--encoding",
@@ -74,8 +76,6 @@ def _forced(data: bytes, encoding: str) -> Decoded:
             "utf-8, utf-16, gb18030, big5, cp1252, ...",
             either("name one of these, or leave the option out", "请改用其中之一,或去掉该选项"),
         ) from None
-    # The mark of utf-8-sig is taken off whichever name the user gave the encoding.
-    return _replacing(data, "utf-8-sig" if name == "utf-8" and data.startswith(codecs.BOM_UTF8) else name)
 
 
 def _decodes(data: bytes, encoding: str) -> bool:

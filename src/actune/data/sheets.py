@@ -86,7 +86,7 @@ def _open(data: bytes, table: Table) -> Workbook | None:
 
 def _cells(sheet: Worksheet) -> list[tuple[int, tuple[str, ...]]]:
     """Give the rows that are not blank as texts, with their numbers."""
-    rows = enumerate(sheet.iter_rows(values_only=True), sheet.min_row)
+    rows = enumerate(sheet.iter_rows(values_only=True), 1)
     texts = ((number, tuple(_text(value) for value in row)) for number, row in rows)
     return [(number, row) for number, row in texts if any(text.strip() for text in row)]
 
@@ -122,7 +122,7 @@ def _read_sheet(sheet: Worksheet, rows: list[tuple[int, tuple[str, ...]]], table
 
 def _report_merged(sheet: Worksheet, header: int, ours: set[int], table: Table) -> None:
     for area in sheet.merged_cells.ranges:
-        columns = range(area.min_col - sheet.min_column, area.max_col - sheet.min_column + 1)
+        columns = range(area.min_col - 1, area.max_col)
         if area.max_row > header and ours.intersection(columns):
             got = either(f"merged cells {area.coord}", f"合并的单元格 {area.coord}")
             fix = either("unmerge them and fill in every row", "请取消合并并逐行填写")

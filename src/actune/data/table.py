@@ -143,9 +143,8 @@ def _report_encoding(decoded: Decoded, table: Table) -> None:
 def _read_delimited(text: str, suffix: str, table: Table) -> None:
     delimiter = "\t" if suffix == ".tsv" else _delimiter(text)
     # A byte order mark that the named encoding did not take off would hide the first column's name.
-    records = [
-        each for each in delimited.read_records(text.removeprefix("\ufeff"), delimiter) if each.cells or each.trouble
-    ]
+    read = delimited.read_records(text.removeprefix("\ufeff"), delimiter)
+    records = [each for each in read if each.trouble or any(cell.strip() for cell in each.cells)]
     for record in records:
         if record.trouble:
             _report_quote(record, table)
@@ -180,8 +179,6 @@ def _report_quote(record: delimited.Record, table: Table) -> None:
 
 def _is_whole(record: delimited.Record, header: Sequence[str], table: Table) -> bool:
     cells = record.cells
-    if not any(cell.strip() for cell in cells):
-        return False
     if any("\0" in cell for cell in cells):
         return True
     # Spreadsheets pad rows with empty cells on the right; that loses nothing.
