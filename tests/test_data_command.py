@@ -103,3 +103,20 @@ def test_no_damaged_workbook_brings_a_traceback(tmp_path: Path, place: int, dama
     file = tmp_path / "t.xlsx"
     file.write_bytes(data)
     assert check([file]) in (0, 1)
+
+
+def test_a_base_adds_the_lengths_in_its_tokens(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from actune.base.load import load_tokenizer
+    from actune.data.load import load_rows
+    from actune.prompt import PromptFormat, answer_ids, render_ids
+
+    file = EXAMPLES / "actions_en.csv"
+    assert check([file], json=True, base=str(tiny_base)) == 0
+    tokens = json.loads(capsys.readouterr().out)["summary"]["tokens"]
+    rows, tokenizer = load_rows([file]), load_tokenizer(tiny_base)
+    fmt = PromptFormat.for_rows(rows, tokenizer)
+    first = len(render_ids(tokenizer, fmt, rows[0].question, rows[0].actions)) + len(
+        answer_ids(tokenizer, fmt, rows[0].script)
+    )
+    assert 0 < tokens["min"] <= tokens["median"] <= tokens["max"]
+    assert tokens["min"] <= first <= tokens["max"]
