@@ -20,12 +20,12 @@ from actune.prompt import PromptFormat
 from actune.script.catalogue import catalogue as check_catalogue
 from actune.script.events import Done, Event, Fault, Reason
 from actune.script.parser import Parser
-from actune.tune.run import Manifest, read_manifest
+from actune.tune.run import MANIFEST, Manifest, read_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ADAPTER, MANIFEST = "adapter_config.json", "actune.json"
+ADAPTER = "adapter_config.json"
 
 
 class Actor:
