@@ -1,0 +1,58 @@
+"""The command line: one table from a command to the function that is the command."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from cyclopts import App, CycloptsError
+
+from actune import __version__
+from actune.errors import UserError, either
+
+# Functions are named, not imported: `actune --help` must not wait for torch.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "check": ("actune.data.command:check", "Check tables of dialogues.", "检查对话表格。"),
+    "pull": ("actune.base.pull:pull_command", "Fetch a bundled base model.", "下载内置的基座模型。"),
+    "say": (
+        "actune.say:say",
+        "Ask one question; words and actions come as they are made.",
+        "问一句, 看模型说什么、做什么。",
+    ),
+    "chat": ("actune.say:chat", "Talk over several turns.", "多轮对话。"),
+}
+
+
+def app() -> App:
+    """Build the command line from `COMMANDS`."""
+    result = App(
+        name="actune",
+        version=__version__,
+        help=either(
+            "A spreadsheet of dialogues becomes a language model that acts.", "把对话表格变成会行动的语言模型。"
+        ),
+    )
+    for name, (path, en, zh) in COMMANDS.items():
+        result.command(path, name=name, help=either(en, zh))
+    return result
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit with its status.
+
+    Exit status: what the command returns (0 if nothing), 2 for wrong use or what a `UserError` says, 130 for Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A GBK terminal cannot show every character of a dialogue; a `?` is better than a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        status = app()(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except CycloptsError:
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)
