@@ -59,7 +59,7 @@ def test_exit_codes(tmp_path: Path) -> None:
         ["check", "--fly"],
         ["pull", "nothing"],
         ["say", "no-such-run", "hi"],
-        ["check", "a.csv", "--encoding", "x"],
+        ["check", str(ROOT / "examples/actions_zh.csv"), "--encoding", "x"],
     ],
 )
 def test_wrong_use_is_told_without_a_traceback(arguments: list[str]) -> None:
