@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from actune.errors import UserError, either
 
@@ -55,7 +56,7 @@ class TrainOptions:
     device: str | None = None
     """cuda, mps or cpu [what the machine has]."""
     dtype: str | None = None
-    """float32, bfloat16 or float16 for the base's weights [what the device does well]."""
+    """fp32, bf16 or fp16 for the base's weights [what the device does well]."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,25 @@ def settle(*layers: TrainOptions) -> Settings:
     Raises:
         UserError: A value is not possible; all such values are named.
     """
+    given = _merged(layers)
+    return replace(RECIPES[given.get("recipe", "small")], **given)
+
+
+def overlay(settings: Settings, *layers: TrainOptions) -> Settings:
+    """Put what the layers set over the settings of a run; the first layer that sets an option wins.
+
+    Raises:
+        UserError: A value is not possible.
+    """
+    return replace(settings, **_merged(layers))
+
+
+def _merged(layers: Sequence[TrainOptions]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for layer in layers:
         given = {**_given(layer), **given}
     _check(given, either("options", "选项"))
-    return replace(RECIPES[given.get("recipe", "small")], **given)
+    return given
 
 
 def _given(options: TrainOptions) -> dict[str, Any]:
@@ -192,7 +207,7 @@ def _check(values: dict[str, Any], where: str) -> None:
 
 def _problem(key: str, value: Any) -> str:
     kinds = KINDS.get(key, (str,))
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+    if type(value) not in kinds:  # isinstance would let True pass for 1
         return f"{key}: {'/'.join(kind.__name__ for kind in kinds)}"
     if key in LEAST and value < LEAST[key]:
         return f"{key}: >= {LEAST[key]}"
@@ -215,4 +230,4 @@ def names_of(text: str) -> list[str]:
 
 def settings_from(data: dict[str, Any]) -> Settings:
     """Read back what `Settings.to_dict` gave."""
-    return Settings(**cast(dict[str, Any], data))
+    return Settings(**data)

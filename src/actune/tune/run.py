@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -80,7 +79,7 @@ def write_whole(file: Path, text: str) -> None:
     """Write a text file under a temporary name, then rename it."""
     temporary = file.with_name(f".{file.name}.tmp")
     temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, file)
+    temporary.replace(file)
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,163 @@
+"""The command `train`: rows and a base become a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from actune.errors import UserError, either
+from actune.tune.options import LOGGERS, Settings, TrainOptions, names_of, overlay, read_config, settings_from, settle
+
+WRITTEN_LAST = "adapter_model.safetensors"
+
+
+def train(
+    data: list[Path],
+    *,
+    base: str,
+    out: Path,
+    options: TrainOptions | None = None,
+    config: Path | None = None,
+    resume: bool = False,
+    encoding: str | None = None,
+    source: str = "hub",
+    trust_remote_code: bool = False,
+) -> int:
+    """Tune a base on tables of dialogues with LoRA; the run folder holds an adapter that every PEFT tool loads.
+
+    Args:
+        data: Tables: .csv, .tsv, .xlsx, .jsonl.
+        base: The base: a folder, a hub id or a bundled name.
+        out: The run's folder, new or empty.
+        options: What is set differently from the recipe.
+        config: YAML file with the same options; the command line wins.
+        resume: Go on from the newest checkpoint in the run's folder.
+        encoding: Encoding of text tables, if it cannot be found out.
+        source: Where hub ids are looked up: hub or modelscope.
+        trust_remote_code: Run Python code that comes with the base.
+
+    Returns:
+        Exit code: 0, or 130 if the user interrupted the run.
+
+    Raises:
+        UserError: Data, options, base or folder cannot be used; or a guard stopped the run.
+    """
+    from actune.base.source import resolve
+    from actune.data.load import load_rows
+    from actune.tune.resume import check_unused, clear_staging
+    from actune.tune.run import MANIFEST, read_manifest
+
+    layers = [options or TrainOptions(), *([read_config(config)] if config else [])]
+    main = os.environ.get("RANK", "0") == "0"  # torchrun and accelerate launch set it
+    if main:
+        check_unused(out, resume)
+    rows = load_rows(data, encoding)
+    found = resolve(base, source)
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out) if main else nullcontext():
+        if main:
+            clear_staging(out)
+        previous = read_manifest(out) if resume and (out / MANIFEST).is_file() else None
+        settings = overlay(settings_from(previous.options), *layers) if previous else settle(*layers)
+        _check_loggers(settings)
+        from actune.tune.prepare import prepare
+
+        prepared = prepare(data, rows, found, settings, previous, trust_remote_code)
+        return _run(prepared, out, new=previous is None, main=main)
+
+
+def _locked(out: Path) -> AbstractContextManager[object]:
+    try:
+        return FileLock(out / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"--out {out}",
+            either("another training is writing there", "另一个训练正在写入"),
+            either("one training a folder", "一个文件夹只供一个训练使用"),
+            either("wait for it, or give another --out", "等它结束, 或换一个 --out"),
+        ) from error
+
+
+def _check_loggers(settings: Settings) -> None:
+    missing = [name for name in names_of(settings.loggers) if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--loggers {settings.loggers}",
+            either(f"not installed: {', '.join(missing)}", f"未安装: {', '.join(missing)}"),
+            ", ".join(LOGGERS),
+            f"python -m pip install {' '.join(missing)}",
+        )
+
+
+def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
+    """Train, and write the run's end."""
+    from actune.tune import metrics, plan, prepare, resume
+    from actune.tune.callbacks import Bar, FirstStep, Interrupt, RunFolder, StepSeed
+    from actune.tune.lora import add_lora
+    from actune.tune.trainer import make_trainer
+
+    console = Console(stderr=True, quiet=not main)
+    settings, model = prepared.settings, add_lora(prepared.model, prepared.settings)
+    size = plan.make_plan(
+        prepared.train,
+        len(prepared.valid or ()),
+        settings,
+        model,
+        int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    plan.show(console, size, settings, prepared.train, f"{model.device} {prepared.manifest.probe['dtype']}")
+    newest = next(reversed(resume.checkpoints(out)), None)
+    if main and new:
+        prepare.write_start(out, prepared)
+    if main:
+        metrics.rewind(out, resume.step_of(newest) if newest else 0)
+    if not new:
+        at = newest.name if newest else either("the start: there is no checkpoint yet", "开头: 还没有检查点")
+        console.print(either(f"going on from {at}", f"继续: {at}"), highlight=False)
+    bar = Bar(console)
+    with Interrupt() as interrupt:
+        hooks = [StepSeed(), FirstStep(), RunFolder(out), interrupt, bar]
+        trainer = make_trainer(model, prepared.train, prepared.valid, settings, out, size.every, hooks)
+        bar.trainer = trainer
+        try:
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        except KeyboardInterrupt:
+            interrupt.asked = True
+        finally:
+            bar.close()
+    if interrupt.asked and trainer.state.global_step < trainer.state.max_steps:
+        console.print(either("Interrupted. Go on: the same command with --resume", "已中断。继续: 同一命令加 --resume"))
+        return 130
+    if main:
+        _finish(prepared, model, trainer, out)
+        console.print(either(f"done: {out}", f"完成: {out}"), markup=False, highlight=False)
+    return 0
+
+
+def _finish(prepared: Any, model: Any, trainer: Any, out: Path) -> None:
+    """Save the adapter on top of the run, checked, and write down where it is from."""
+    from actune.tune import guards, metrics, prepare, resume
+    from actune.tune.dataset import collate
+    from actune.tune.run import write_manifest
+
+    staged = out / resume.STAGING / "final"
+    model.save_pretrained(staged)
+    shown = prepared.valid or prepared.train
+    guards.check_saved(model, staged, collate([shown[0]]))
+    # The weights come last: a run with weights on top has all of it.
+    for file in sorted(staged.iterdir(), key=lambda file: file.name == WRITTEN_LAST):
+        if file.name != "README.md":  # peft's model card is a form to fill in
+            file.replace(out / file.name)
+    shutil.rmtree(out / resume.STAGING)
+    metrics.draw(out)
+    best: dict[str, Any] = {"step": trainer.state.global_step, "by": "last step"}
+    if low := metrics.lowest(out):
+        best["lowest_eval"] = low
+    write_manifest(out, prepare.finished(prepared.manifest, best))

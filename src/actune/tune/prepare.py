@@ -1,0 +1,156 @@
+"""From rows and a base to all that a training needs, checked; nothing long has begun yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actune.base.load import load_model, load_tokenizer
+from actune.base.source import Source
+from actune.data.rows import Row
+from actune.errors import UserError, either
+from actune.prompt import PromptFormat
+from actune.tune import guards
+from actune.tune.dataset import RowDataset, collate, shortened, view_of
+from actune.tune.encode import encode
+from actune.tune.options import Settings
+from actune.tune.resume import check_same
+from actune.tune.run import Manifest, rows_hash, versions, write_kept_rows, write_manifest
+from actune.tune.split import split
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a training needs.
+
+    Args:
+        model: The base, without an adapter.
+        tokenizer: The base's.
+        train: Rows to train on.
+        valid: Rows to validate on, or None.
+        settings: The run's.
+        manifest: Not yet written if the run is new.
+    """
+
+    model: Any
+    tokenizer: Any
+    train: RowDataset
+    valid: RowDataset | None
+    settings: Settings
+    manifest: Manifest
+
+
+def prepare(
+    files: Sequence[Path],
+    rows: Sequence[Row],
+    source: Source,
+    settings: Settings,
+    previous: Manifest | None,
+    trust_remote_code: bool = False,
+) -> Prepared:
+    """Load the base, encode and check every row, and part them.
+
+    Args:
+        files: Where the rows are from.
+        rows: All rows.
+        source: The base.
+        settings: The run's.
+        previous: Manifest of the run to resume; what it found out at its start is obeyed.
+        trust_remote_code: Run the base's own code.
+
+    Raises:
+        UserError: A row cannot be trained on, or the resumed run would be another one.
+    """
+    _refuse_choice_rows(rows)
+    if previous is not None:
+        check_same(previous, settings.to_dict(), rows_hash(rows), source.sha256)
+        torch.set_num_threads(previous.probe["threads"])
+    tokenizer = load_tokenizer(source.path, trust_remote_code)
+    wanted = (settings.device, settings.dtype)
+    device, dtype = wanted if previous is None else (previous.probe["device"], previous.probe["dtype"])
+    model = load_model(source.path, device, dtype, trust_remote_code)
+    template = Path(settings.template) if settings.template else None
+    fmt = (
+        PromptFormat.for_rows(rows, tokenizer, template, settings.chat_template)
+        if previous is None
+        else PromptFormat.from_dict(previous.prompt)
+    )
+    most = shortened(settings, model.config.get_text_config().max_position_embeddings)
+    kept = _checked(rows, tokenizer, fmt, model, most, settings.drop_long)
+    train, valid = split(kept, settings.valid, settings.seed)
+    manifest = previous or Manifest(
+        base={"id": source.id, "path": str(source.path), "sha256": source.sha256},
+        prompt=fmt.to_dict(),
+        recipe=settings.recipe,
+        options=settings.to_dict(),
+        data={
+            "files": [str(file) for file in files],
+            "sha256": rows_hash(rows),
+            "rows": len(rows),
+            "train": len(train),
+            "valid": len(valid),
+        },
+        probe={"device": str(model.device), "dtype": _word(model.dtype), "threads": torch.get_num_threads()},
+        versions=versions(),
+    )
+    return Prepared(
+        model,
+        tokenizer,
+        RowDataset(train, tokenizer, fmt, view_of(train, settings, most)),
+        RowDataset(valid, tokenizer, fmt, None) if valid else None,
+        settings,
+        manifest,
+    )
+
+
+def _word(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+
+
+def _refuse_choice_rows(rows: Sequence[Row]) -> None:
+    bad = [row for row in rows if not row.script]
+    if bad:
+        raise UserError(
+            either(f"{len(bad)} rows have no answer", f"{len(bad)} 行没有回答"),
+            ", ".join(guards.place(row) for row in bad[: guards.MOST_SHOWN]),
+            either("rows with an answer", "有回答的数据行"),
+            either(
+                "rows with `expected` are for evaluation only: leave them out", "带 expected 的行只用于评测: 请去掉"
+            ),
+        )
+    if not rows:
+        wanted = either("at least one row", "至少一行")
+        raise UserError(either("data", "数据"), either("no rows", "没有数据行"), wanted, "actune check")
+
+
+def _checked(
+    rows: Sequence[Row], tokenizer: Any, fmt: PromptFormat, model: Any, most: int, drop_long: bool
+) -> list[Row]:
+    """Encode all rows as written and run the guards; return the rows to use."""
+    examples = [encode(row, tokenizer, fmt) for row in rows]
+    keep = guards.check_lengths(rows, examples, most, drop_long)
+    rows, examples = [rows[index] for index in keep], [examples[index] for index in keep]
+    named = model.generation_config.eos_token_id
+    ends = set(named) if isinstance(named, list) else {named}
+    guards.check_encoding(rows, examples, tokenizer, fmt, ends)
+    some = examples[:2]
+    items = [{"input_ids": one.input_ids, "labels": one.labels, "rows": 0} for one in some]
+    guards.check_batch(collate(items), some)
+    return list(rows)
+
+
+def write_start(run: Path, prepared: Prepared) -> None:
+    """Write what a new run keeps from its start. The manifest comes last: with it the run can be resumed."""
+    prepared.tokenizer.save_pretrained(run)
+    valid = prepared.valid.rows if prepared.valid else ()
+    write_kept_rows(run, prepared.train.rows, valid)
+    write_manifest(run, prepared.manifest)
+
+
+def finished(manifest: Manifest, best: dict[str, Any]) -> Manifest:
+    """Return the manifest of a run that has ended."""
+    return replace(manifest, best=best)

@@ -1,0 +1,164 @@
+"""The Trainer of transformers with a few hooks: which logits are computed, what the loss is a mean of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from actune.tune import guards
+from actune.tune.dataset import RowDataset, collate
+from actune.tune.encode import IGNORE
+from actune.tune.options import Settings, names_of
+from actune.tune.resume import STAGING
+
+
+@contextmanager
+def _head_at(head: torch.nn.Module, kept: torch.Tensor) -> Iterator[list[int]]:
+    """Let the output head see only the positions in `kept` [batch, length].
+
+    Logits of a whole prompt are most of the memory and much of the time of a small base. A hook on the head serves
+    every architecture, whatever it does before (norms) or after (scales, caps).
+
+    Yields:
+        A list that is not empty once the head was called.
+    """
+    calls: list[int] = []
+
+    def choose(_head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        calls.append(1)
+        return (args[0][kept].unsqueeze(0), *args[1:])
+
+    handle = head.register_forward_pre_hook(choose)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def summed_loss(model: Any, head: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """Compute the loss of a batch, summed over its trained tokens.
+
+    Args:
+        model: Takes ``input_ids`` and ``attention_mask`` and returns logits.
+        head: Its output head.
+        batch: As `dataset.collate` makes it.
+
+    Returns:
+        Summed cross-entropy in nats (fp32) and the number of trained tokens.
+    """
+    # Position i predicts the token at i + 1.
+    targets = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE)
+    kept = targets != IGNORE
+    with _head_at(head, kept) as calls:
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    chosen = logits[0] if calls else logits[kept]
+    loss = torch.nn.functional.cross_entropy(chosen.float(), targets[kept], reduction="sum")
+    return loss, int(kept.sum())
+
+
+class RowTrainer(Trainer):  # type: ignore[misc]
+    """Train on rows.
+
+    The loss of a step is the mean over the trained tokens of all its batches, the last short ones included. Order,
+    augmentation and dropout are functions of seed and step alone.
+    """
+
+    def __init__(self, *, train: RowDataset, valid: RowDataset | None, **kwargs: Any) -> None:
+        super().__init__(train_dataset=train, eval_dataset=valid, data_collator=collate, **kwargs)
+        # Both make the Trainer count the tokens of a whole step and leave the scale of the loss to us.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+        self.head = self.model.get_output_embeddings()
+        self.tokens = 0
+        self.pop_callback(PrinterCallback)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Return the share of this batch in the mean loss of the step."""
+        total, count = summed_loss(model, self.head, inputs)
+        rows = [self.train_dataset.rows[index] for index in inputs["rows"].tolist()]
+        guards.check_loss(total.detach(), rows, self.state.global_step + 1)
+        self.tokens += int(inputs["attention_mask"].sum())
+        loss = total / (count if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # The gradients of processes are averaged, not summed.
+        return loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Return and log the mean loss over all trained tokens of the validation rows."""
+        self.model.eval()
+        sums = torch.zeros(2, device=self.args.device, dtype=torch.float32)
+        with torch.no_grad():
+            for batch in self.get_eval_dataloader(eval_dataset):
+                total, count = summed_loss(self.model, self.head, batch)
+                sums += torch.stack([total, torch.tensor(float(count), device=total.device)])
+        sums = self.accelerator.reduce(sums)
+        metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1])}
+        self.log(metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def make_trainer(
+    model: Any,
+    train: RowDataset,
+    valid: RowDataset | None,
+    settings: Settings,
+    run: Path,
+    every: int,
+    callbacks: Sequence[TrainerCallback],
+) -> RowTrainer:
+    """Set the Trainer up.
+
+    Args:
+        model: The base with its adapter.
+        train: Rows to train on.
+        valid: Rows to validate on, or None.
+        settings: The run's.
+        run: The run's folder.
+        every: Steps from one checkpoint, and one validation, to the next.
+        callbacks: To add.
+    """
+    arguments = TrainingArguments(
+        # A checkpoint is written here and renamed into the run when it is whole.
+        output_dir=str(run / STAGING),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.lr,
+        warmup_steps=settings.warmup,
+        lr_scheduler_type="linear",
+        weight_decay=0.0,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.grad_accum,
+        activation_checkpointing=settings.checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if settings.checkpointing else None,
+        seed=settings.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="no" if valid is None else "steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        report_to=names_of(settings.loggers) or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        # The dataset itself knows the order of each epoch.
+        train_sampling_strategy="sequential",
+        use_cpu=model.device.type == "cpu",
+        dataloader_pin_memory=model.device.type == "cuda",
+        bf16=model.device.type == "cuda" and model.dtype == torch.bfloat16,
+        fp16=model.device.type == "cuda" and model.dtype == torch.float16,
+    )
+    return RowTrainer(model=model, args=arguments, train=train, valid=valid, callbacks=list(callbacks))
