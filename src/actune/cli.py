@@ -14,12 +14,14 @@ from actune.errors import UserError, either
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "check": ("actune.data.command:check", "Check tables of dialogues.", "检查对话表格。"),
     "pull": ("actune.base.pull:pull_command", "Fetch a bundled base model.", "下载内置的基座模型。"),
+    "train": ("actune.tune.command:train", "Tune a base on tables of dialogues.", "用对话表格微调基座模型。"),
     "say": (
         "actune.say:say",
         "Ask one question; words and actions come as they are made.",
         "问一句, 看模型说什么、做什么。",
     ),
     "chat": ("actune.say:chat", "Talk over several turns.", "多轮对话。"),
+    "demo": ("actune.demo:demo", "Train on the examples and show the result.", "用示例训练并展示结果。"),
 }
 
 

@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cyclopts import Parameter
+
 from actune.errors import UserError, either
 
 LOGGERS = ("tensorboard", "wandb", "swanlab")
 
 
+@Parameter(name="*")  # --epochs, not --options.epochs
 @dataclass(frozen=True)
 class TrainOptions:
     """What can be set for a training. Whatever is None comes from the recipe."""

@@ -1,0 +1,115 @@
+"""``actune demo``: from sixty dialogues to a model that acts, before the user's eyes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from actune.errors import UserError, either
+
+if TYPE_CHECKING:
+    from actune.actor import Actor
+
+# Written for the demo; the rows it trains on hold neither these questions nor most of these actions.
+QUESTIONS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
+    "en": [
+        ("My throat is as dry as sand.", ("cup-fill", "window-open", "drum-play", "wear-raincoat")),
+        ("It got awfully dark in here.", ("lantern-light", "guitar-tune", "soup-stir")),
+        ("What is your favourite colour?", ("robot-dance", "cake-slice", "bell-ring")),
+        (
+            "Wash the grapes first, then put them on the table.",
+            ("grapes-wash", "grapes-serve", "grapes-peel", "tv-mute"),
+        ),
+    ],
+    "zh": [
+        ("嗓子干得冒烟了。", ("杯子-接水", "窗户-打开", "敲鼓-开始", "换衣服-雨衣")),
+        ("屋里怎么突然这么黑。", ("灯笼-点亮", "吉他-调音", "搅拌-汤")),
+        ("你最喜欢什么颜色？", ("跳舞-机器人舞", "切开-蛋糕", "摇铃-一下")),
+        ("先把葡萄洗了，再端上桌。", ("清洗-葡萄", "端上-葡萄", "剥皮-葡萄", "电视-静音")),
+    ],
+}
+MAX_TOKENS = 80
+
+
+def demo(*, lang: Literal["en", "zh"] = "en", base: str = "smollm2", out: Path = Path("runs/demo")) -> int:
+    """Train on the example dialogues and ask the result four questions it never saw, base beside tuned.
+
+    Args:
+        lang: Language of the dialogues.
+        base: The base; a bundled one is fetched if it is not there.
+        out: Folder of the run; what an earlier demo left there is used, or gone on with.
+
+    Returns:
+        0, the exit status.
+
+    Raises:
+        UserError: The base cannot be had, or the folder holds something else.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    table = example(f"actions_{lang}.csv")
+    run = out if out != Path("runs/demo") or lang == "en" else Path(f"runs/demo-{lang}")
+    _fetch(base)
+    _train(table, base, run)
+    _compare(console, base, run, lang)
+    names = "、".join(QUESTIONS[lang][0][1])
+    console.print(either("\nNext, try:", "\n接下来试试:"))
+    console.print(f'  actune say {run} "{QUESTIONS[lang][1][0]}" --actions {names}', soft_wrap=True)
+    console.print(f"  actune chat {run} --actions {names}", soft_wrap=True)
+    console.print(f"  actune check {table}", soft_wrap=True)
+    return 0
+
+
+def example(name: str) -> Path:
+    """Find an example table: in the installed package, else in the checkout.
+
+    Raises:
+        UserError: It is in neither.
+    """
+    here = Path(__file__).parent
+    for folder in (here / "examples", here.parent.parent / "examples"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(name, either("not found", "未找到"), either("an example table", "示例表格"), "pip install actune")
+
+
+def _fetch(base: str) -> None:
+    from actune.base.bundled import BUNDLED
+    from actune.base.pull import pull
+
+    if base in BUNDLED:
+        pull(base)
+
+
+def _train(table: Path, base: str, run: Path) -> None:
+    from actune.tune.command import train
+
+    if (run / "adapter_model.safetensors").is_file():
+        print(either(f"{run} is there from an earlier demo", f"{run} 已由之前的演示生成"))
+        return
+    train([table], base=base, out=run, resume=(run / "actune.json").is_file())
+
+
+def _compare(console: object, base: str, run: Path, lang: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from actune.actor import load_actor
+
+    assert isinstance(console, Console)
+    answers = [_answers(load_actor(name), lang) for name in (base, str(run))]
+    shown = Table(show_lines=True, title=either("Questions it never saw", "从未见过的问题"))
+    for heading in (either("question", "问题"), either("base", "基座"), either("tuned", "微调后")):
+        shown.add_column(heading, ratio=1)
+    for (question, names), before, after in zip(QUESTIONS[lang], *answers, strict=True):
+        offered = f"[dim]{escape('、'.join(names))}[/dim]"
+        shown.add_row(f"{escape(question)}\n{offered}", escape(before), escape(after))
+    console.print(shown)
+
+
+def _answers(actor: Actor, lang: str) -> list[str]:
+    from actune.script.events import write
+
+    return [write(actor.events(question, names, max_tokens=MAX_TOKENS)).strip() for question, names in QUESTIONS[lang]]
