@@ -30,6 +30,8 @@ class View:
         distractors: Add and drop actions.
         fresh: Shuffle anew each epoch; else the lists keep their first shuffle.
         max_length: Most tokens a varied row may have.
+        window: Rows of one step. They stand by length, so that its batches hold little padding; their order does not
+            matter, for a step sums over all of them.
     """
 
     pool: tuple[str, ...]
@@ -37,6 +39,7 @@ class View:
     distractors: bool
     fresh: bool
     max_length: int
+    window: int
 
 
 class RowDataset(Dataset[dict[str, Any]]):
@@ -63,6 +66,9 @@ class RowDataset(Dataset[dict[str, Any]]):
         self.order = list(range(len(self.rows)))
         if self.view is not None:
             random.Random(f"{self.view.seed}/{epoch}").shuffle(self.order)
+            starts = range(0, len(self.order), self.view.window)
+            windows = [self.order[start : start + self.view.window] for start in starts]
+            self.order = [index for window in windows for index in sorted(window, key=self._characters)]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,24 +78,32 @@ class RowDataset(Dataset[dict[str, Any]]):
         example = self.example(index)
         return {"input_ids": example.input_ids, "labels": example.labels, "rows": index}
 
+    def row(self, index: int) -> Row:
+        """Return row `index` as it looks in the present epoch."""
+        if self.view is None:
+            return self.rows[index]
+        epoch = self.epoch if self.view.fresh else 0
+        return augment(self.rows[index], self.view.pool, epoch, index, self.view.seed, self.view.distractors)
+
     def example(self, index: int) -> Example:
         """Encode row `index` as it looks in the present epoch."""
-        row = self.rows[index]
-        if self.view is None:
-            return encode(row, self.tokenizer, self.fmt)
-        epoch = self.epoch if self.view.fresh else 0
-        varied = augment(row, self.view.pool, epoch, index, self.view.seed, self.view.distractors)
-        example = encode(varied, self.tokenizer, self.fmt)
-        if len(example.input_ids) <= self.view.max_length:
+        example = encode(self.row(index), self.tokenizer, self.fmt)
+        if self.view is None or len(example.input_ids) <= self.view.max_length:
             return example
         # Added actions must not cost a row that fits as it was written.
-        return encode(row, self.tokenizer, self.fmt)
+        return encode(self.rows[index], self.tokenizer, self.fmt)
+
+    def _characters(self, index: int) -> int:
+        """Length in characters: near enough to sort by, and far cheaper than tokens."""
+        row = self.row(index)
+        return sum(map(len, (row.question, row.script, row.system, *row.actions, *(turn.text for turn in row.history))))
 
 
 def view_of(rows: Sequence[Row], settings: Settings, max_length: int) -> View:
     """Make the view that the settings ask for."""
     pool = tuple(sorted({name for row in rows for name in row.actions}))
-    return View(pool, settings.seed, settings.augment == "on", settings.fresh_shuffle, max_length)
+    window = settings.batch_size * settings.grad_accum
+    return View(pool, settings.seed, settings.augment == "on", settings.fresh_shuffle, max_length, window)
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

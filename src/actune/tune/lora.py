@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from peft import LoraConfig, get_peft_model
@@ -29,6 +30,8 @@ def add_lora(model: PreTrainedModel, settings: Settings) -> Any:
     )
     # The adapter's first values are random: a seed set any later leaves them to chance.
     set_seed(settings.seed)
+    # peft 0.21 asks transformers 5.23 by the old name; nobody can act on it here.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     try:
         tuned = get_peft_model(model, config)
     except ValueError as error:

@@ -35,9 +35,9 @@ class TrainOptions:
     targets: str | None = None
     """Modules that get an adapter, separated by commas, or `all-linear`."""
     batch_size: int | None = None
-    """Rows computed at once [small 8, origin 4]."""
+    """Rows computed at once [4]."""
     grad_accum: int | None = None
-    """Batches summed up before one step [small 1, origin 4]."""
+    """Batches summed up before one step [small 2, origin 4]."""
     max_length: int | None = None
     """Most tokens of a row [what the base can take]."""
     drop_long: bool | None = None
@@ -100,7 +100,7 @@ class Settings:
 
 ORIGIN_TARGETS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 RECIPES = {
-    "small": Settings("small", 8, 5e-4, 16, 32, 0.0, "all-linear", 8, 1, 0.15, "on", 0.1, False, True),
+    "small": Settings("small", 8, 5e-4, 16, 32, 0.0, "all-linear", 4, 2, 0.15, "on", 0.1, False, True),
     "origin": Settings("origin", 3, 1e-4, 8, 32, 0.1, ORIGIN_TARGETS, 4, 4, 0.0, "off", 0.0, True, False),
 }
 LEAST = {"epochs": 1, "rank": 1, "alpha": 1, "batch_size": 1, "grad_accum": 1, "max_length": 16, "save_steps": 1}

@@ -104,4 +104,4 @@ def show(console: Console, plan: Plan, settings: Settings, train: RowDataset, wh
     )
     for line in lines:
         console.print(line, markup=False, highlight=False)
-    console.print(marked(train.example(0), train.tokenizer))
+    console.print(marked(train.example(0), train.tokenizer), soft_wrap=True)
