@@ -32,7 +32,8 @@ from actune.tune.command import train
 from actune.tune.options import TrainOptions
 options = TrainOptions(epochs=6, batch_size=3, grad_accum=2, dropout=0.2, save_steps=2, lr=1e-2)
 try:
-    sys.exit(train([Path(sys.argv[1])], base=sys.argv[2], out=Path(sys.argv[3]), options=options, resume="--resume" in sys.argv))
+    data, base, out = [Path(sys.argv[1])], sys.argv[2], Path(sys.argv[3])
+    sys.exit(train(data, base=base, out=out, options=options, resume="--resume" in sys.argv))
 except UserError as error:
     sys.exit(str(error))
 """
