@@ -1,10 +1,11 @@
 """The automaton against xgrammar and llguidance. The differences that are meant:
 
-* xgrammar knows no special tokens of Hugging Face tokenizers and lets them through in free text; we never do. At
-  tokens of padding it has no say. It lets a token without bytes pass.
-* llguidance demands sound UTF-8 and refuses, in free text, tokens that break it, all added tokens (special or not), and
-  byte tokens that no text needs; where only one text can follow, it allows only that text's usual tokens. So its
-  masks are part of ours, and what it leaves out is told by `excused`.
+* xgrammar sees no special tokens in Hugging Face tokenizers and lets them through in words. Ids that we never write
+  (special, padding, without bytes) are therefore left out of the comparison; test_script_grammar.py holds that they are
+  forbidden. Every other bit, in words and in tags, must be equal.
+* llguidance refuses, in words, tokens that break UTF-8 and added tokens, special or not (`excused`); all other bits there
+  must be equal. In tags, where only one text can follow, it allows only that text's usual tokens, so there its mask
+  must be a part of ours and not empty. Stop ids are not compared: it knows one of several.
 """
 
 import codecs
