@@ -93,6 +93,18 @@ def valid_beginning(data: bytes, names: Sequence[str]) -> tuple[bool, bool]:
         data = data[len(done[0]) :]
 
 
+def shortest(vocabulary: Vocabulary, tag: bytes, names: tuple[str, ...]) -> float:
+    """Count the fewest tokens that write `tag` and maybe more, outside a tag again, by dynamic programming."""
+    best: list[float] = [0, *[np.inf] * len(tag)]
+    for at in range(len(tag)):
+        for key in vocabulary.keys:
+            if tag.startswith(key, at):
+                best[at + len(key)] = min(best[at + len(key)], best[at] + 1)
+            elif key.startswith(tag[at:]) and valid_beginning(key[len(tag) - at :], names) == (True, False):
+                best[-1] = min(best[-1], best[at] + 1)
+    return best[-1]
+
+
 class Dice:
     """Random logits that lean towards tokens with `<`, `&` and `>`."""
 

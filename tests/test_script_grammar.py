@@ -9,7 +9,7 @@ from actune.script.events import Act, Fault
 from actune.script.grammar import Grammar
 from actune.script.parser import parse
 from actune.script.vocabulary import Vocabulary
-from script_tools import NAMES, Dice, byte_fallback, byte_level, names_of, valid_beginning
+from script_tools import NAMES, Dice, byte_fallback, byte_level, names_of, shortest, valid_beginning
 
 KINDS = {"level": byte_level, "fallback": byte_fallback}
 PADDING = 5
@@ -136,18 +136,6 @@ def test_names_no_tokens_can_spell_are_never_begun() -> None:
     assert not Grammar(vocabulary, ("z",)).mask(0)[5]
     with pytest.raises(ValueError, match="forbidden"):
         grammar.step(root, 3)
-
-
-def shortest(vocabulary: Vocabulary, tag: bytes, names: tuple[str, ...]) -> float:
-    """Count the fewest tokens that write `tag` and maybe more, outside a tag again, by dynamic programming."""
-    best: list[float] = [0, *[np.inf] * len(tag)]
-    for at in range(len(tag)):
-        for key in vocabulary.keys:
-            if tag.startswith(key, at):
-                best[at + len(key)] = min(best[at + len(key)], best[at] + 1)
-            elif key.startswith(tag[at:]) and valid_beginning(key[len(tag) - at :], names) == (True, False):
-                best[-1] = min(best[-1], best[at] + 1)
-    return best[-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

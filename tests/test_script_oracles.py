@@ -3,8 +3,8 @@
 * xgrammar sees no special tokens in Hugging Face tokenizers and lets them through in words. Ids that we never write
   (special, padding, without bytes) are therefore left out of the comparison; test_script_grammar.py holds that they are
   forbidden. Every other bit, in words and in tags, must be equal.
-* llguidance refuses, in words, tokens that break UTF-8 and added tokens, special or not (`excused`); all other bits there
-  must be equal. In tags, where only one text can follow, it allows only that text's usual tokens, so there its mask
+* llguidance refuses, in words, tokens that break UTF-8 and added tokens, special or not (`excused`); all other bits
+  there must be equal. In tags, where only one text can follow, it allows only that text's usual tokens, so there its mask
   must be a part of ours and not empty. Stop ids are not compared: it knows one of several.
 """
 
