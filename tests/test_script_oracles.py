@@ -4,8 +4,8 @@
   (special, padding, without bytes) are therefore left out of the comparison; test_script_grammar.py holds that they are
   forbidden. Every other bit, in words and in tags, must be equal.
 * llguidance refuses, in words, tokens that break UTF-8 and added tokens, special or not (`excused`); all other bits
-  there must be equal. In tags, where only one text can follow, it allows only that text's usual tokens, so there its mask
-  must be a part of ours and not empty. Stop ids are not compared: it knows one of several.
+  there must be equal. In tags, where only one text can follow, it allows only that text's usual tokens, so there its
+  mask must be a part of ours and not empty. Stop ids are not compared: it knows one of several.
 """
 
 import codecs
