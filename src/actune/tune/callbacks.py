@@ -19,6 +19,13 @@ from actune.errors import either
 from actune.tune import guards, metrics, resume
 from actune.tune.trainer import RowTrainer
 
+SCALE_STEPS = 16
+
+
+def _finite(model: Any) -> bool:
+    grads = (parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+    return all(bool(torch.isfinite(grad).all()) for grad in grads)
+
 
 class StepSeed(TrainerCallback):  # type: ignore[misc]
     """Seed dropout anew at each step: a resumed run draws what the undisturbed one draws, whatever ran between."""
@@ -30,14 +37,22 @@ class StepSeed(TrainerCallback):  # type: ignore[misc]
 
 
 class FirstStep(TrainerCallback):  # type: ignore[misc]
-    """Check the gradients of step 1, before the optimizer uses them."""
+    """Check the gradients of the first step, also of a resumed run, before the optimizer uses them."""
+
+    def __init__(self) -> None:
+        self.done = False
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any
     ) -> None:
         """Stop the run if the adapter does not learn."""
-        if state.global_step == 0:
-            guards.check_gradients(model.named_parameters())
+        if self.done:
+            return
+        # In fp16 the first steps look for the scale of the loss: they overflow, and are skipped.
+        if args.fp16 and state.global_step < SCALE_STEPS and not _finite(model):
+            return
+        guards.check_gradients(model.named_parameters())
+        self.done = True
 
 
 class RunFolder(TrainerCallback):  # type: ignore[misc]
