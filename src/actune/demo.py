@@ -31,16 +31,16 @@ QUESTIONS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
 MAX_TOKENS = 80
 
 
-def demo(*, lang: Literal["en", "zh"] = "en", base: str = "smollm2", out: Path = Path("runs/demo")) -> int:
+def demo(*, lang: Literal["en", "zh"] = "en", base: str = "smollm2", out: Path | None = None) -> int:
     """Train on the example dialogues and ask the result four questions it never saw, base beside tuned.
 
     Args:
         lang: Language of the dialogues.
         base: The base; a bundled one is fetched if it is not there.
-        out: Folder of the run; what an earlier demo left there is used, or gone on with.
+        out: Folder of the run [runs/demo-LANG]; what an earlier demo left there is used, or gone on with.
 
     Returns:
-        0, the exit status.
+        Exit status: 0, or that of an interrupted training.
 
     Raises:
         UserError: The base cannot be had, or the folder holds something else.
@@ -49,9 +49,11 @@ def demo(*, lang: Literal["en", "zh"] = "en", base: str = "smollm2", out: Path =
 
     console = Console(highlight=False)
     table = example(f"actions_{lang}.csv")
-    run = out if out != Path("runs/demo") or lang == "en" else Path(f"runs/demo-{lang}")
+    run = out or Path(f"runs/demo-{lang}")
     _fetch(base)
-    _train(table, base, run)
+    if status := _train(table, base, run):
+        print(either("run the demo again to go on", "再次运行演示即可继续"))
+        return status
     _compare(console, base, run, lang)
     names = "、".join(QUESTIONS[lang][0][1])
     console.print(either("\nNext, try:", "\n接下来试试:"))
@@ -82,13 +84,23 @@ def _fetch(base: str) -> None:
         pull(base)
 
 
-def _train(table: Path, base: str, run: Path) -> None:
-    from actune.tune.command import train
+def _train(table: Path, base: str, run: Path) -> int:
+    from actune.base.source import resolve
+    from actune.tune.command import WRITTEN_LAST, train
+    from actune.tune.run import read_manifest
 
-    if (run / "adapter_model.safetensors").is_file():
-        print(either(f"{run} is there from an earlier demo", f"{run} 已由之前的演示生成"))
-        return
-    train([table], base=base, out=run, resume=(run / "actune.json").is_file())
+    if not (run / WRITTEN_LAST).is_file():
+        return train([table], base=base, out=run, resume=(run / "actune.json").is_file())
+    trained = read_manifest(run).base
+    if trained["sha256"] != resolve(base).sha256:
+        raise UserError(
+            f"--out {run}",
+            either(f"a run on another base, {trained['id']}", f"基于另一个基座 {trained['id']} 的训练结果"),
+            either(f"a run on {base}, or a new folder", f"基于 {base} 的训练结果, 或新文件夹"),
+            either("give another --out", "换一个 --out"),
+        )
+    print(either(f"{run} is there from an earlier demo", f"{run} 已由之前的演示生成"))
+    return 0
 
 
 def _compare(console: object, base: str, run: Path, lang: str) -> None:
