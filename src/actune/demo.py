@@ -57,7 +57,7 @@ def demo(*, lang: Literal["en", "zh"] = "en", base: str = "smollm2", out: Path |
     _compare(console, base, run, lang)
     names = "、".join(QUESTIONS[lang][0][1])
     console.print(either("\nNext, try:", "\n接下来试试:"))
-    console.print(f'  actune say {run} "{QUESTIONS[lang][1][0]}" --actions {names}', soft_wrap=True)
+    console.print(f'  actune say {run} "{QUESTIONS[lang][0][0]}" --actions {names}', soft_wrap=True)
     console.print(f"  actune chat {run} --actions {names}", soft_wrap=True)
     console.print(f"  actune check {table}", soft_wrap=True)
     return 0
@@ -114,10 +114,10 @@ def _compare(console: object, base: str, run: Path, lang: str) -> None:
     answers = [_answers(load_actor(name), lang) for name in (base, str(run))]
     shown = Table(show_lines=True, title=either("Questions it never saw", "从未见过的问题"))
     for heading in (either("question", "问题"), either("base", "基座"), either("tuned", "微调后")):
-        shown.add_column(heading, ratio=1)
+        shown.add_column(heading, ratio=1, overflow="fold")
     for (question, names), before, after in zip(QUESTIONS[lang], *answers, strict=True):
-        offered = f"[dim]{escape('、'.join(names))}[/dim]"
-        shown.add_row(f"{escape(question)}\n{offered}", escape(before), escape(after))
+        offered = escape("".join(f"\n- {name}" for name in names))
+        shown.add_row(f"{escape(question)}[dim]{offered}[/dim]", escape(before), escape(after))
     console.print(shown)
 
 
