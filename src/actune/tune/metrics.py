@@ -54,7 +54,7 @@ def draw(run: Path) -> None:
         points = [(line["step"], line[key]) for line in lines if key in line]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
-    axes.set(xlabel="step", ylabel="loss per token (nats)", ylim=(0, None))
+    axes.set(xlabel="step", ylabel="loss per token (nats)", ylim=(0, 1.1 * max(axes.dataLim.ymax, 1e-3)))
     axes.legend()
     # The format cannot be told from a temporary name.
     temporary = run / f".{PICTURE}.tmp"
