@@ -144,8 +144,8 @@ class _Row:
         if torch.isnan(logits).any():
             raise ArithmeticError("the model's logits are not numbers")
         if self._grammar is not None:
-            # A copy: the grammar's masks are read-only, which torch tensors cannot be.
-            allowed = torch.tensor(self._grammar.mask(self._state, self.left))
+            # Shared with the grammar, not copied: it is only read here.
+            allowed = torch.from_numpy(self._grammar.mask(self._state, self.left))
             logits = logits.masked_fill(~allowed, -torch.inf)
         token = int(logits.argmax()) if self.request.temperature <= 0 else self._sample(logits)
         self.left -= 1
