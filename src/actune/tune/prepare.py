@@ -84,7 +84,27 @@ def prepare(
     most = shortened(settings, model.config.get_text_config().max_position_embeddings)
     kept = _checked(rows, tokenizer, fmt, model, most, settings.drop_long)
     train, valid = split(kept, settings.valid, settings.seed)
-    manifest = previous or Manifest(
+    manifest = previous or _new_manifest(files, rows, (len(train), len(valid)), source, settings, fmt, model)
+    return Prepared(
+        model,
+        tokenizer,
+        RowDataset(train, tokenizer, fmt, view_of(train, settings, most)),
+        RowDataset(valid, tokenizer, fmt, None) if valid else None,
+        settings,
+        manifest,
+    )
+
+
+def _new_manifest(
+    files: Sequence[Path],
+    rows: Sequence[Row],
+    parts: tuple[int, int],
+    source: Source,
+    settings: Settings,
+    fmt: PromptFormat,
+    model: Any,
+) -> Manifest:
+    return Manifest(
         base={"id": source.id, "path": str(source.path), "sha256": source.sha256},
         prompt=fmt.to_dict(),
         recipe=settings.recipe,
@@ -93,19 +113,11 @@ def prepare(
             "files": [str(file) for file in files],
             "sha256": rows_hash(rows),
             "rows": len(rows),
-            "train": len(train),
-            "valid": len(valid),
+            "train": parts[0],
+            "valid": parts[1],
         },
         probe={"device": str(model.device), "dtype": _word(model.dtype), "threads": torch.get_num_threads()},
         versions=versions(),
-    )
-    return Prepared(
-        model,
-        tokenizer,
-        RowDataset(train, tokenizer, fmt, view_of(train, settings, most)),
-        RowDataset(valid, tokenizer, fmt, None) if valid else None,
-        settings,
-        manifest,
     )
 
 
