@@ -6,8 +6,8 @@ from pathlib import Path
 import openpyxl
 import pytest
 
+from actune.check import check
 from actune.data.check import check_rows
-from actune.data.command import check
 from actune.data.report import Finding
 from actune.data.table import read_table
 

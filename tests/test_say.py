@@ -34,7 +34,7 @@ def actor(monkeypatch) -> Stub:
 
 
 def test_words_and_marked_actions(actor, capsys):
-    assert room.say("RUN", "饿了", actions="做饭-炒冬瓜、tea", temperature=0.5, seed=4) == 0
+    assert room.say("RUN", "饿了", actions="做饭-炒冬瓜、tea", how=room.How(temperature=0.5, seed=4)) == 0
     assert capsys.readouterr().out == "好😀，来了。\n[做饭-炒冬瓜]\n[x] 吃吧\n"
     assert actor.asked == [("饿了", ("做饭-炒冬瓜", "tea"), (), "", 256, 0.5, 1.0, 4)]
 
@@ -116,3 +116,9 @@ def test_survives_a_gbk_terminal(flags):
 def test_needs_no_torch_to_import():
     code = "import sys, actune.say, actune.prompt; raise SystemExit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_impossible_numbers_are_all_named():
+    with pytest.raises(UserError, match=r"--max-tokens, --temperature, --top-p") as caught:
+        room.say("RUN", "x", how=room.How(max_tokens=0, temperature=-1, top_p=0))
+    assert "0, -1, 0" in str(caught.value)

@@ -134,6 +134,7 @@ def load_actor(
     dtype: str = "auto",
     free: bool = False,
     unmerged: bool = False,
+    trust_remote_code: bool = False,
 ) -> Actor:
     """Load something that acts.
 
@@ -144,6 +145,7 @@ def load_actor(
         dtype: ``auto``, or as torch names it.
         free: Lift the constraint.
         unmerged: Keep the adapter apart instead of folding it into the weights.
+        trust_remote_code: Run Python code that comes with the base.
 
     Raises:
         UserError: There is nothing to load, or the base is not the one that was tuned.
@@ -163,12 +165,12 @@ def load_actor(
     tuned = manifest is not None and (folder / ADAPTER).is_file()
     source = _base_of(manifest, base) if manifest is not None and tuned else None
     where = source.path if source else folder if folder.is_dir() else resolve(str(run)).path
-    tokenizer = load_tokenizer(_tokenizer_folder(folder, where))
-    model = load_model(where, device, dtype)
+    tokenizer = load_tokenizer(_tokenizer_folder(folder, where), trust_remote_code)
+    model = load_model(where, device, dtype, trust_remote_code)
     ends = set(stop_ids(model, tokenizer))
     if tuned:
         model = _with_adapter(model, folder, unmerged)
-    fmt = None if manifest is None else _format_of(manifest)
+    fmt = None if manifest is None else PromptFormat.from_dict(manifest.prompt)
     ends.add(prompt.stop_token(tokenizer, fmt or PromptFormat.for_rows((), tokenizer)))
     return Actor(LocalEngine(model, tokenizer, sorted(ends)), fmt, free)
 
@@ -185,10 +187,6 @@ def _with_adapter(model: PreTrainedModel, folder: Path, unmerged: bool) -> Any:
     if unmerged or "quantization_config" in model.config.to_dict():
         return tuned
     return tuned.merge_and_unload().eval()
-
-
-def _format_of(manifest: Manifest) -> PromptFormat:
-    return PromptFormat.from_dict(manifest.prompt)
 
 
 def _base_of(manifest: Manifest, override: str | None) -> Source:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import sys
 
 from cyclopts import App, CycloptsError
 
 from actune import __version__
 from actune.errors import UserError, either
+from actune.terminal import survive
 
 # Functions are named, not imported: `actune --help` must not wait for torch.
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "check": ("actune.data.command:check", "Check tables of dialogues.", "检查对话表格。"),
+    "check": ("actune.check:check", "Check tables of dialogues.", "检查对话表格。"),
     "pull": ("actune.base.pull:pull_command", "Fetch a bundled base model.", "下载内置的基座模型。"),
     "train": ("actune.tune.command:train", "Tune a base on tables of dialogues.", "用对话表格微调基座模型。"),
     "say": (
@@ -44,10 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     Exit status: what the command returns (0 if nothing), 2 for wrong use or what a `UserError` says, 130 for Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # A GBK terminal cannot show every character of a dialogue; a `?` is better than a traceback.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    survive()
     try:
         status = app()(arguments, exit_on_error=False, print_error=True, result_action="return_value")
     except UserError as error:

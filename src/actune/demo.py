@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from actune.errors import UserError, either
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from actune.actor import Actor
 
 # Written for the demo; the rows it trains on hold neither these questions nor most of these actions.
@@ -103,14 +105,12 @@ def _train(table: Path, base: str, run: Path) -> int:
     return 0
 
 
-def _compare(console: object, base: str, run: Path, lang: str) -> None:
-    from rich.console import Console
+def _compare(console: Console, base: str, run: Path, lang: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     from actune.actor import load_actor
 
-    assert isinstance(console, Console)
     answers = [_answers(load_actor(name), lang) for name in (base, str(run))]
     shown = Table(show_lines=True, title=either("Questions it never saw", "从未见过的问题"))
     for heading in (either("question", "问题"), either("base", "基座"), either("tuned", "微调后")):

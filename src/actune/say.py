@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json as json_module
+import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
@@ -16,6 +18,7 @@ from actune.data.rows import Turn
 from actune.errors import UserError, either
 from actune.script.catalogue import SEPARATOR, catalogue, split_names
 from actune.script.events import Act, Done, Event, Fault, Say, to_json, write
+from actune.terminal import survive
 
 if TYPE_CHECKING:
     from actune.actor import Actor
@@ -47,23 +50,58 @@ def read_actions(actions: str) -> tuple[str, ...]:
         raise UserError("--actions", str(error), wanted, either("correct the list", "修改列表")) from error
 
 
+@Parameter(name="*")  # --free, not --how.free
+@dataclass(frozen=True)
+class How:
+    """How an actor is loaded and speaks."""
+
+    persona: str = ""
+    """Text put before the system text."""
+    free: bool = False
+    """Lift the constraint; unlisted actions are then shown as faults."""
+    unmerged: bool = False
+    """Keep the adapter apart instead of folding it into the weights."""
+    base: str | None = None
+    """Where the run's base is now, if it moved; its hash is checked."""
+    device: str = "auto"
+    """cuda, mps or cpu."""
+    dtype: str = "auto"
+    """fp32, bf16 or fp16 for the weights."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the base."""
+    max_tokens: int = 256
+    """Budget of an answer, in tokens."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Share of the probability that sampling may choose from."""
+    seed: int = 0
+    """Of the sampling."""
+
+    def checked(self) -> How:
+        """Return this if its numbers are possible.
+
+        Raises:
+            UserError: Some are not; all of them are named.
+        """
+        wanted = {
+            "max_tokens": (">= 1", self.max_tokens >= 1),
+            "temperature": (">= 0", 0 <= self.temperature < math.inf),
+            "top_p": ("0 < top_p <= 1", 0 < self.top_p <= 1),
+        }
+        wrong = {name: span for name, (span, good) in wanted.items() if not good}
+        if wrong:
+            raise UserError(
+                ", ".join(f"--{name.replace('_', '-')}" for name in wrong),
+                ", ".join(str(getattr(self, name)) for name in wrong),
+                ", ".join(wrong.values()),
+                either("change it, or leave it out", "修改它, 或不填"),
+            )
+        return self
+
+
 def say(
-    run: str,
-    question: str,
-    *,
-    actions: str = "",
-    persona: str = "",
-    json: bool = False,
-    raw: bool = False,
-    free: bool = False,
-    unmerged: bool = False,
-    base: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    max_tokens: int = 256,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    run: str, question: str, *, actions: str = "", json: bool = False, raw: bool = False, how: How | None = None
 ) -> int:
     """Ask one question and print the words as they come, with the actions marked.
 
@@ -71,80 +109,50 @@ def say(
         run: A run, a checkpoint, a merged folder, or a base.
         question: What you say.
         actions: What can be done now: names joined by 、 or @FILE with one a line.
-        persona: Text put before the system text.
         json: Print events, one JSON object a line.
         raw: Print the script as the model wrote it.
-        free: Lift the constraint.
-        unmerged: Keep the adapter apart.
-        base: Where the run's base is now, if it moved.
-        device: Where to run.
-        dtype: Number format of the weights.
-        max_tokens: Budget of the answer.
-        temperature: 0 is greedy.
-        top_p: Share of the probability that sampling may choose from.
-        seed: Of the sampling.
+        how: How it is loaded and speaks.
 
     Returns:
         Exit status: 0, or 1 if the model failed.
 
     Raises:
-        UserError: See `read_actions` and `actor.load_actor`.
+        UserError: See `read_actions`, `How.checked` and `actor.load_actor`.
     """
-    names = read_actions(actions)
-    survive(sys.stdout)
-    actor = _load(run, base, device, dtype, free, unmerged)
-    events = actor.events(question, names, (), persona, max_tokens, temperature, top_p, seed)
-    seen = list(show(events, json=json, raw=raw))
+    survive()
+    names, how = read_actions(actions), (how or How()).checked()
+    seen = list(show(_answer(_load(run, how), question, names, (), how), json=json, raw=raw))
     return int(any(isinstance(event, Fault) and event.kind == "model" for event in seen))
 
 
-def chat(
-    run: str,
-    *,
-    actions: str = "",
-    persona: str = "",
-    free: bool = False,
-    unmerged: bool = False,
-    base: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    max_tokens: int = 256,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-) -> int:
+def chat(run: str, *, actions: str = "", how: How | None = None) -> int:
     """Talk for several turns. /actions shows or changes the list, /reset forgets the turns, /quit ends.
 
     Args:
         run: A run, a checkpoint, a merged folder, or a base.
         actions: What can be done now: names joined by 、 or @FILE with one a line.
-        persona: Text put before the system text.
-        free: Lift the constraint.
-        unmerged: Keep the adapter apart.
-        base: Where the run's base is now, if it moved.
-        device: Where to run.
-        dtype: Number format of the weights.
-        max_tokens: Budget of an answer.
-        temperature: 0 is greedy.
-        top_p: Share of the probability that sampling may choose from.
-        seed: Of the sampling.
+        how: How it is loaded and speaks.
 
     Returns:
         Exit status 0.
 
     Raises:
-        UserError: See `read_actions` and `actor.load_actor`.
+        UserError: See `read_actions`, `How.checked` and `actor.load_actor`.
     """
-    names = read_actions(actions)
-    survive(sys.stdout)
-    actor = _load(run, base, device, dtype, free, unmerged)
+    survive()
+    names, how = read_actions(actions), (how or How()).checked()
+    actor = _load(run, how)
     print(either("/actions [LIST]  /reset  /quit", "/actions [列表]  /reset  /quit"))
-    _talk(actor, names, persona, max_tokens, temperature, top_p, seed)
+    _talk(actor, names, how)
     return 0
 
 
-def _talk(actor: Actor, names: tuple[str, ...], persona: str, *sampling: Any) -> None:
-    """Take turns until the user ends it; `sampling` goes to `Actor.events` as it is."""
+def _answer(actor: Actor, question: str, names: tuple[str, ...], history: Sequence[Turn], how: How) -> Iterator[Event]:
+    return actor.events(question, names, history, how.persona, how.max_tokens, how.temperature, how.top_p, how.seed)
+
+
+def _talk(actor: Actor, names: tuple[str, ...], how: How) -> None:
+    """Take turns until the user ends it."""
     history: list[Turn] = []
     for line in _lines():
         command, _, rest = line.partition(" ")
@@ -157,7 +165,7 @@ def _talk(actor: Actor, names: tuple[str, ...], persona: str, *sampling: Any) ->
                 names = read_actions(rest.strip()) if rest.strip() else names
                 print(SEPARATOR.join(names) or either("(none)", "（无）"))
             else:
-                script = write(list(show(actor.events(line, names, history, persona, *sampling))))
+                script = write(list(show(_answer(actor, line, names, history, how))))
                 history += [Turn("user", line), Turn("assistant", script)]
         except UserError as error:
             # A slip in one turn must not cost the dialogue.
@@ -196,16 +204,18 @@ def _styled(event: Event) -> Text:
             return Text("")
 
 
-def survive(stream: object) -> None:
-    """Let a stream print what its encoding lacks as ``?`` instead of failing in the middle of an answer."""
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="replace")
-
-
-def _load(run: str, base: str | None, device: str, dtype: str, free: bool, unmerged: bool) -> Actor:
+def _load(run: str, how: How) -> Actor:
     from actune.actor import load_actor
 
-    return load_actor(run, base=base, device=device, dtype=dtype, free=free, unmerged=unmerged)
+    return load_actor(
+        run,
+        base=how.base,
+        device=how.device,
+        dtype=how.dtype,
+        free=how.free,
+        unmerged=how.unmerged,
+        trust_remote_code=how.trust_remote_code,
+    )
 
 
 def _lines() -> Iterator[str]:

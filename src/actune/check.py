@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_module
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from actune.data.report import Finding, Report, finding_lines, summary_lines
 from actune.data.rows import Row
 from actune.data.table import read_table
 from actune.errors import either
+from actune.terminal import survive
 
 
 def check(
@@ -40,6 +40,7 @@ def check(
     Raises:
         UserError: Wrong use (exit code 2): no file, an unknown encoding, no such base.
     """
+    survive()
     if not files:
         raise no_files()
     tables = [read_table(Path(file), encoding) for file in files]
@@ -61,11 +62,9 @@ def _show(report: Report, code: int) -> None:
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    target = sys.stdout.encoding or "utf-8"
 
     def say(line: str, style: str = "") -> None:
-        # A terminal in GBK has no emoji; a question mark is better than a traceback.
-        console.print(Text(line.encode(target, errors="replace").decode(target), style=style))
+        console.print(Text(line, style=style))
 
     def show(title: str, findings: Sequence[Finding], style: str) -> None:
         if findings:

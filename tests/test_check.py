@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actune.data.command import check
+from actune.check import check
 from actune.errors import UserError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -52,7 +52,7 @@ def test_one_report_for_all_files_in_their_order(tmp_path: Path, capsys: pytest.
 def test_sixty_rows_are_checked_fast_and_without_torch() -> None:
     code = (
         "import sys, time; start = time.perf_counter()\n"
-        "from pathlib import Path\nfrom actune.data.command import check\n"
+        "from pathlib import Path\nfrom actune.check import check\n"
         f"code = check([Path({str(EXAMPLES / 'actions_zh.csv')!r})])\n"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
         "print(time.perf_counter() - start, file=sys.stderr); sys.exit(code)"
@@ -76,7 +76,7 @@ def test_a_large_table_with_an_open_quote_does_not_take_for_ever(tmp_path: Path)
 def test_output_survives_a_terminal_in_gbk(tmp_path: Path, lang: str) -> None:
     file = tmp_path / "t.csv"
     file.write_text("行动,问题,回答\na,😀,<&😀&>\n", encoding="utf-8")
-    code = f"from pathlib import Path; from actune.data.command import check; check([Path({str(file)!r})])"
+    code = f"from pathlib import Path; from actune.check import check; check([Path({str(file)!r})])"
     done = run(code, PYTHONIOENCODING="gbk", ACTUNE_LANG=lang)
     assert (done.returncode, done.stderr) == (0, b"")
     assert "回答" in done.stdout.decode("gbk")

@@ -1,0 +1,13 @@
+"""What every command owes the terminal it runs in."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+
+def survive() -> None:
+    """Let output show what the terminal's encoding lacks (GBK has no emoji) as ``?`` instead of failing half-way."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
