@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,9 @@ from actune.data.rows import Turn
 from actune.engine.local import LocalEngine, Request
 from actune.errors import UserError, either
 from actune.prompt import PromptFormat
+from actune.reader import Reader
 from actune.script.catalogue import catalogue as check_catalogue
-from actune.script.events import Done, Event, Fault, Reason
-from actune.script.parser import Parser
+from actune.script.events import Event
 from actune.tune.run import MANIFEST, Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -72,6 +71,31 @@ class Actor:
         fmt = self.format_for(question, history)
         return prompt.render_ids(self.tokenizer, fmt, question, catalogue, history, persona, room)
 
+    def request(
+        self,
+        question: str,
+        catalogue: Sequence[str],
+        history: Sequence[Turn] = (),
+        persona: str = "",
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Request:
+        """Make what the engine runs; `events` tells what the arguments are.
+
+        Raises:
+            UserError: The prompt does not fit.
+            ValueError: A name in the catalogue is not allowed.
+        """
+        names = check_catalogue(catalogue)
+        ids = self.prompt_ids(question, names, history, persona, max_tokens)
+        return Request(ids, None if self.free else names, max_tokens, temperature, top_p, seed)
+
+    def reader(self, catalogue: Collection[str]) -> Reader:
+        """Make what turns the tokens of an answer to a `request` with this catalogue into events."""
+        return Reader(self.engine.vocabulary.token_bytes, self.engine.stop_ids, catalogue, self._blank)
+
     def events(
         self,
         question: str,
@@ -102,28 +126,17 @@ class Actor:
             UserError: The prompt does not fit.
             ValueError: A name in the catalogue is not allowed.
         """
-        names = check_catalogue(catalogue)
-        ids = self.prompt_ids(question, names, history, persona, max_tokens)
-        request = Request(ids, None if self.free else names, max_tokens, temperature, top_p, seed)
-        return self._events(request, Parser(names))
+        request = self.request(question, catalogue, history, persona, max_tokens, temperature, top_p, seed)
+        return self._events(request, self.reader(catalogue))
 
-    def _events(self, request: Request, parser: Parser) -> Iterator[Event]:
-        begun, ttft, count = time.perf_counter(), None, 0
-        reason: Reason = "length"
+    def _events(self, request: Request, reader: Reader) -> Iterator[Event]:
+        failure = ""
         try:
             for token in self.engine.stream(request):
-                ttft = ttft or (time.perf_counter() - begun) * 1000
-                count += 1
-                if token in self.engine.stop_ids:
-                    reason = "stop"
-                    break
-                chunk = self.engine.vocabulary.token_bytes[token] or b""
-                yield from parser.feed(chunk.removeprefix(b" ") if self._blank and count == 1 else chunk)
+                yield from reader.feed(token)
         except ArithmeticError as error:
-            reason = "interrupted"
-            yield Fault("model", str(error))
-        yield from parser.close()
-        yield Done(reason, ttft, count)
+            failure = str(error)
+        yield from reader.close(failure)
 
 
 def load_actor(
