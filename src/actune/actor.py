@@ -11,6 +11,7 @@ from peft import PeftModel
 
 from actune import prompt
 from actune.base.load import load_model, load_tokenizer, stop_ids
+from actune.base.quantize import is_quantized
 from actune.base.source import Source, resolve
 from actune.data.rows import Turn
 from actune.engine.local import LocalEngine, Request
@@ -147,6 +148,7 @@ def load_actor(
     dtype: str = "auto",
     free: bool = False,
     unmerged: bool = False,
+    quantize: str = "auto",
     trust_remote_code: bool = False,
 ) -> Actor:
     """Load something that acts.
@@ -157,7 +159,8 @@ def load_actor(
         device: ``auto``, or as torch names it.
         dtype: ``auto``, or as torch names it.
         free: Lift the constraint.
-        unmerged: Keep the adapter apart instead of folding it into the weights.
+        unmerged: Keep the adapter apart instead of folding it into the weights; a quantised base always does.
+        quantize: ``8bit``, ``4bit``, ``off``, or ``auto``: as the run was trained.
         trust_remote_code: Run Python code that comes with the base.
 
     Raises:
@@ -179,7 +182,9 @@ def load_actor(
     source = _base_of(manifest, base) if manifest is not None and tuned else None
     where = source.path if source else folder if folder.is_dir() else resolve(str(run)).path
     tokenizer = load_tokenizer(_tokenizer_folder(folder, where), trust_remote_code)
-    model = load_model(where, device, dtype, trust_remote_code)
+    if quantize == "auto":
+        quantize = (manifest.options.get("quantize") if manifest is not None and tuned else None) or "off"
+    model = load_model(where, device, dtype, trust_remote_code, None if quantize == "off" else quantize)
     ends = set(stop_ids(model, tokenizer))
     if tuned:
         model = _with_adapter(model, folder, unmerged)
@@ -197,7 +202,7 @@ def _tokenizer_folder(folder: Path, base: Path) -> Path:
 def _with_adapter(model: PreTrainedModel, folder: Path, unmerged: bool) -> Any:
     tuned = PeftModel.from_pretrained(model, str(folder), torch_device=str(model.device)).eval()
     # Folding into quantised weights would round the adapter away.
-    if unmerged or "quantization_config" in model.config.to_dict():
+    if unmerged or is_quantized(model):
         return tuned
     return tuned.merge_and_unload().eval()
 

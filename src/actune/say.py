@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -67,6 +67,8 @@ class How:
     """cuda, mps or cpu."""
     dtype: str = "auto"
     """fp32, bf16 or fp16 for the weights."""
+    quantize: Literal["auto", "off", "8bit", "4bit"] = "auto"
+    """Hold the base in 8 or 4 bits (extra `quant`); auto: as the run was trained."""
     trust_remote_code: bool = False
     """Run Python code that comes with the base."""
     max_tokens: int = 256
@@ -214,6 +216,7 @@ def _load(run: str, how: How) -> Actor:
         dtype=how.dtype,
         free=how.free,
         unmerged=how.unmerged,
+        quantize=how.quantize,
         trust_remote_code=how.trust_remote_code,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from actune.base.quantize import check_quantize, device_map, disarm, is_quantized, quantization_config
 from actune.errors import UserError, either
 
 DTYPES = {
@@ -81,7 +82,13 @@ def load_tokenizer(path: Path | str, trust_remote_code: bool = False) -> Any:
         raise _unreadable(path, error, either("a tokenizer", "分词器")) from error
 
 
-def load_model(path: Path | str, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> Any:
+def load_model(
+    path: Path | str,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    quantize: str | None = None,
+) -> Any:
     """Load a causal language model from safetensors, ready to be used (evaluation mode).
 
     Args:
@@ -89,24 +96,31 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "auto", trus
         device: As `pick_device` takes it.
         dtype: As `pick_dtype` takes it.
         trust_remote_code: Run Python code that lies in the folder.
+        quantize: ``8bit``, ``4bit`` or None; quantised weights compute in the dtype.
 
     Returns:
         A transformers `PreTrainedModel` on the device.
 
     Raises:
-        UserError: A wrong device or dtype, or a folder that transformers cannot load.
+        UserError: A wrong device, dtype or quantisation, or a folder that transformers cannot load.
     """
     where = pick_device(device)
     kind = pick_dtype(where, dtype)
+    options: dict[str, Any] = {"dtype": kind, "use_safetensors": True}
+    if quantize is not None:
+        check_quantize(quantize, Path(path))
+        options |= {"quantization_config": quantization_config(quantize, kind), "device_map": device_map(where)}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=kind, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True
+            path, trust_remote_code=trust_remote_code, local_files_only=True, **options
         )
     except (OSError, ValueError) as error:
         raise _unreadable(
             path, error, either("a causal language model in safetensors", "safetensors 格式的语言模型")
         ) from error
-    return model.to(where).eval()
+    disarm(model)
+    # Quantised weights cannot be moved: they were loaded to where they belong.
+    return model.eval() if is_quantized(model) else model.to(where).eval()
 
 
 def _unreadable(path: Path | str, error: Exception, wanted: str) -> UserError:

@@ -60,6 +60,8 @@ class TrainOptions:
     """cuda, mps or cpu [what the machine has]."""
     dtype: str | None = None
     """fp32, bf16 or fp16 for the base's weights [what the device does well]."""
+    quantize: Literal["8bit", "4bit"] | None = None
+    """Hold the base in 8 or 4 bits (extra `quant`); the adapter stays in fp32 [off]."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Settings:
     chat_template: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    quantize: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the form that the run's manifest holds."""
@@ -218,7 +221,7 @@ def _problem(key: str, value: Any) -> str:
         return f"{key}: > 0"
     if key in ("dropout", "valid") and not 0 <= value < 1:
         return f"{key}: 0 <= {key} < 1"
-    choices = {"recipe": tuple(RECIPES), "augment": ("on", "off")}.get(key, ())
+    choices = {"recipe": tuple(RECIPES), "augment": ("on", "off"), "quantize": ("8bit", "4bit")}.get(key, ())
     if choices and value not in choices:
         return f"{key}: {' | '.join(choices)}"
     if key == "loggers" and any(name not in LOGGERS for name in names_of(value)):

@@ -74,7 +74,7 @@ def prepare(
     tokenizer = load_tokenizer(source.path, trust_remote_code)
     wanted = (settings.device, settings.dtype)
     device, dtype = wanted if previous is None else (previous.probe["device"], previous.probe["dtype"])
-    model = load_model(source.path, device, dtype, trust_remote_code)
+    model = load_model(source.path, device, dtype, trust_remote_code, settings.quantize)
     template = Path(settings.template) if settings.template else None
     fmt = (
         PromptFormat.for_rows(rows, tokenizer, template, settings.chat_template)

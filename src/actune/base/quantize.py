@@ -1,0 +1,103 @@
+"""A base in 8 or 4 bits (bitsandbytes): how it is loaded, where, and the trap on some CPUs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actune.errors import UserError, either
+
+KINDS = ("8bit", "4bit")
+
+
+def check_quantize(kind: str, base: Path) -> None:
+    """Check that a base can be loaded in a quantised form.
+
+    Raises:
+        UserError: There is no such form, the base's files are quantised already, or bitsandbytes is not installed.
+    """
+    if kind not in KINDS:
+        raise UserError("--quantize", kind, ", ".join(KINDS), either("leave it out", "不填即可"))
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"--quantize {kind}",
+            either("bitsandbytes is not installed", "没有安装 bitsandbytes"),
+            either("the extra `quant`", "可选依赖 quant"),
+            "python -m pip install 'actune[quant]'",
+        )
+    if quantized_on_disk(base):
+        raise UserError(
+            f"--quantize {kind}",
+            either(f"the weights in {base} are quantised already", f"{base} 中的权重已经量化"),
+            either("weights in floating point", "浮点权重"),
+            either("leave --quantize out, or take the original base", "去掉 --quantize, 或使用原始基座"),
+        )
+
+
+def quantized_on_disk(folder: Path) -> bool:
+    """Tell whether a model folder holds quantised weights; a folder without a readable config does not."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "quantization_config" in config
+
+
+def quantization_config(kind: str, dtype: torch.dtype) -> Any:
+    """Give transformers' description: LLM.int8, or NF4 with double quantisation (as QLoRA has it).
+
+    Args:
+        kind: ``8bit`` or ``4bit``.
+        dtype: What a linear module computes in.
+    """
+    from transformers import BitsAndBytesConfig
+
+    # It warns of each cast and of a kernel it looks for on a hub; nobody can act on that here.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def device_map(device: torch.device) -> dict[str, torch.device]:
+    """Put the whole base on the one device that this process trains on.
+
+    A quantised base cannot be moved later, and accelerate refuses to train it on another device than it was loaded on
+    ("You can't train a model that has been loaded in 8-bit precision on a different device"): a process that
+    torchrun started must not load on the first GPU, as ``device_map="auto"`` would.
+
+    Args:
+        device: From `load.pick_device`; ``cuda`` without a number is this process's own.
+    """
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+    return {"": device}
+
+
+def disarm(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    There the first forward in evaluation mode lays the weights out anew; after it a training step gets no gradient
+    through them, and dequantising, merging or saving gives noise, all in silence (0 of 48 answers right in our
+    measures; bitsandbytes 2078 is the same fault in `.to()`).
+    """
+    if not is_quantized(model) or model.config.quantization_config.quant_method != "bitsandbytes":
+        return
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def is_quantized(model: Any) -> bool:
+    """Tell whether a model's weights are quantised, by us or on the disk."""
+    return "quantization_config" in model.config.to_dict()
