@@ -69,18 +69,27 @@ def test_the_folder_holds_what_it_must(run: Path) -> None:
     assert any(name.startswith("checkpoint-") for name in names)
     assert not (run / ".saving").exists()
     manifest = read_manifest(run)
-    assert manifest.best["step"] == max(line["step"] for line in read_metrics(run)) == 8
+    lines = [line for line in read_metrics(run) if "eval_loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    best = max(lines, key=lambda line: (line["eval_f1"], -line["eval_loss"]))
+    assert manifest.best == {
+        "step": best["step"],
+        "of": 8,
+        "by": "eval_f1, then eval_loss",
+        **{key: value for key, value in best.items() if key.startswith("eval_")},
+    }
+    assert (run / f"checkpoint-{best['step']}").is_dir()
     assert manifest.probe.keys() == {"device", "dtype", "threads"}
     assert manifest.data["sha256"] == rows_hash(load_rows(map(Path, manifest.data["files"])))  # type: ignore[arg-type]
 
 
-def test_plain_peft_loads_it_and_the_last_checkpoint_is_the_same(run: Path, tiny_base: Path) -> None:
+def test_plain_peft_loads_it_and_the_best_checkpoint_is_the_same(run: Path, tiny_base: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(run)
     row = load_rows([run / "parity.jsonl"])[0]
     fmt = PromptFormat.from_dict(read_manifest(run).prompt)
     ids = torch.tensor([prompt.render_ids(tokenizer, fmt, row.question, row.actions)])
     logits = []
-    for folder in (run, run / "checkpoint-8", None):
+    for folder in (run, run / f"checkpoint-{read_manifest(run).best['step']}", None):
         model = AutoModelForCausalLM.from_pretrained(tiny_base)
         model = PeftModel.from_pretrained(model, folder) if folder else model
         with torch.no_grad():
@@ -138,6 +147,8 @@ def test_what_will_happen_is_said_before(table: Path, tiny_base: Path, tmp_path:
     command = [sys.executable, "-c", code, str(table), str(tiny_base), str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
     for words in ("32 trained, 8 kept", "steps    4 (1 epochs)", "memory   about", ">>>", "<|im_end|><<<", "tokens/s"):
+        assert words in done.stderr, done.stderr
+    for words in ("step 4, validation: f1 0", "  Question", "kept: step ", " of 4, the best on 8 validation rows (f1 "):
         assert words in done.stderr, done.stderr
 
 

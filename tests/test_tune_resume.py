@@ -17,7 +17,7 @@ import pytest
 
 from actune.errors import UserError
 from actune.tune import resume
-from actune.tune.metrics import read_metrics
+from actune.tune.metrics import SAMPLES, read_metrics
 from actune.tune.run import Manifest
 from conftest import make_rows
 
@@ -101,6 +101,7 @@ def test_killed_three_times_it_ends_to_the_bit_where_an_undisturbed_run_ends(
     digest, log, _ = undisturbed
     assert adapter_hash(run) == digest, delays
     assert read_metrics(run) == log
+    assert len(read_metrics(run, SAMPLES)) == 3 * sum("eval_f1" in line for line in log)
     steps = [line["step"] for line in read_metrics(run) if "loss" in line]
     assert steps == list(range(1, STEPS + 1))
 

@@ -87,15 +87,29 @@ def test_the_hash_is_of_what_rows_say_not_where_they_stand() -> None:
 def test_a_rewound_log_has_no_doubled_and_no_broken_line(tmp_path: Path) -> None:
     metrics.rewind(tmp_path, 0)
     for step in (1, 2, 3):
-        metrics.append(tmp_path, {"step": step, "loss": 1.0 / step})
-    metrics.append(tmp_path, {"step": 3, "eval_loss": 0.5})
+        metrics.append(tmp_path, [{"step": step, "loss": 1.0 / step}])
+    metrics.append(tmp_path, [{"step": 3, "eval_loss": 0.5}])
     with (tmp_path / metrics.METRICS).open("a", encoding="utf-8") as file:
         file.write('{"step": 4, "lo')  # killed here
     metrics.rewind(tmp_path, 2)
     assert [line["step"] for line in metrics.read_metrics(tmp_path)] == [1, 2]
-    assert metrics.lowest(tmp_path) == {}
-    metrics.append(tmp_path, {"step": 3, "eval_loss": 0.5})
-    metrics.append(tmp_path, {"step": 4, "eval_loss": 0.6})
-    assert metrics.lowest(tmp_path) == {"step": 3, "eval_loss": 0.5}
+    metrics.append(tmp_path, [{"step": 3, "eval_loss": 0.5, "eval_f1": 0.25}])
     metrics.draw(tmp_path)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_best_step_has_the_highest_f1_then_the_lowest_loss_then_comes_first() -> None:
+    def line(step: int, f1: float, loss: float) -> dict[str, float]:
+        return {"step": step, "eval_f1": f1, "eval_loss": loss}
+
+    history = [{"step": 1, "loss": 0.1}, line(1, 0.2, 1.0), line(2, 0.4, 3.0), line(3, 0.4, 2.0), line(4, 0.4, 2.0)]
+    assert metrics.best(history) == line(3, 0.4, 2.0)
+    assert metrics.best(history[:1]) == {}
+    # Where no row wants an action the loss decides alone.
+    assert metrics.best([{"step": 1, "eval_loss": 0.7}, {"step": 2, "eval_loss": 0.6}])["step"] == 2
+
+
+def test_a_run_ends_when_half_of_it_brought_nothing_better() -> None:
+    history = [{"step": step, "eval_loss": abs(step - 3.0)} for step in range(1, 9)]
+    assert [metrics.ended(history[:count], 8) for count in range(9)] == [False] * 7 + [True] * 2
+    assert not metrics.ended([{"step": step, "loss": 1.0} for step in range(8)], 8)

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from actune.errors import either
 from actune.tune import guards, metrics, resume
+from actune.tune.exam import Exam, one_line
 from actune.tune.trainer import RowTrainer
 
 SCALE_STEPS = 16
@@ -56,10 +57,15 @@ class FirstStep(TrainerCallback):  # type: ignore[misc]
 
 
 class RunFolder(TrainerCallback):  # type: ignore[misc]
-    """Keep the log and the checkpoints of the run folder."""
+    """Keep the logs and the checkpoints of the run folder.
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    Args:
+        run: The folder.
+        exam: Where sample answers come from, if there are validation rows.
+    """
+
+    def __init__(self, run: Path, exam: Exam | None) -> None:
+        self.run, self.exam = run, exam
 
     def on_log(
         self,
@@ -69,15 +75,22 @@ class RunFolder(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Add a line of training or validation loss to the log."""
+        """Add a line of training loss or of validation to the log."""
         if state.is_world_process_zero and logs and ("loss" in logs or "eval_loss" in logs):
-            metrics.append(self.run, {"step": state.global_step, **logs})
+            metrics.append(self.run, [{"step": state.global_step, **logs}])
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Keep three answers; end the run when it has not become better for long."""
+        if self.exam and state.is_world_process_zero:
+            metrics.append(self.run, self.exam.samples(state.global_step), metrics.SAMPLES)
+        if metrics.ended(state.log_history, state.max_steps):
+            control.should_training_stop = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Give the finished checkpoint its name."""
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
-            resume.publish(self.run, state.global_step, metrics.lowest(self.run).get("step"))
+            resume.publish(self.run, state.global_step, metrics.best(state.log_history).get("step"))
 
 
 class Interrupt(TrainerCallback):  # type: ignore[misc]
@@ -107,8 +120,8 @@ class Interrupt(TrainerCallback):  # type: ignore[misc]
 class Bar(TrainerCallback):  # type: ignore[misc]
     """Show loss, tokens per second and the time left; lines instead of a bar where there is no terminal."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, exam: Exam | None) -> None:
+        self.console, self.exam = console, exam
         self.trainer: RowTrainer | None = None
         self.loss = self.valid = float("nan")
         columns = (
@@ -153,6 +166,29 @@ class Bar(TrainerCallback):  # type: ignore[misc]
             left = seconds / max(1, state.global_step - self.first) * (state.max_steps - state.global_step)
             eta = either(f"{left:.0f} s left", f"剩余 {left:.0f} 秒")
             self.console.print(f"{state.global_step}/{state.max_steps} {told}, {eta}", markup=False, highlight=False)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> None:
+        """Show how the validation rows were answered, and three of the answers."""
+        if not self.exam:
+            return
+        f1, none = (metrics.get(f"eval_{name}") for name in ("f1", "none_right"))
+        told = (
+            [f"loss {metrics['eval_loss']:.3f}"] if f1 is None else [f"f1 {f1:.2f}", f"loss {metrics['eval_loss']:.3f}"]
+        )
+        if none is not None:
+            told.append(either(f"silent where it should be {none:.2f}", f"该不动时不动 {none:.2f}"))
+        lines = [
+            either(f"step {state.global_step}, validation: ", f"第 {state.global_step} 步, 验证: ") + ", ".join(told),
+            *map(one_line, self.exam.samples(state.global_step)),
+        ]
+        self.console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Give the terminal back."""

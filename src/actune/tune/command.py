@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -98,20 +97,13 @@ def _check_loggers(settings: Settings) -> None:
 
 def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
     """Train, and write the run's end."""
-    from actune.tune import metrics, plan, prepare, resume
-    from actune.tune.callbacks import Bar, FirstStep, Interrupt, RunFolder, StepSeed
+    from actune.tune import finish, metrics, plan, prepare, resume
     from actune.tune.lora import add_lora
-    from actune.tune.trainer import make_trainer
 
     console = Console(stderr=True, quiet=not main)
-    settings, model = prepared.settings, add_lora(prepared.model, prepared.settings)
-    size = plan.make_plan(
-        prepared.train,
-        len(prepared.valid or ()),
-        settings,
-        model,
-        int(os.environ.get("WORLD_SIZE", "1")),
-    )
+    settings, valid = prepared.settings, len(prepared.valid or ())
+    model = add_lora(prepared.model, settings)
+    size = plan.make_plan(prepared.train, valid, settings, model, int(os.environ.get("WORLD_SIZE", "1")))
     plan.show(console, size, settings, prepared.train, f"{model.device} {prepared.manifest.probe['dtype']}")
     newest = next(reversed(resume.checkpoints(out)), None)
     if main and new:
@@ -121,43 +113,39 @@ def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
     if not new:
         at = newest.name if newest else either("the start: there is no checkpoint yet", "开头: 还没有检查点")
         console.print(either(f"going on from {at}", f"继续: {at}"), highlight=False)
-    bar = Bar(console)
+    trainer, over = _train(prepared, model, size, newest, out, console)
+    if not over:
+        console.print(either("Interrupted. Go on: the same command with --resume", "已中断。继续: 同一命令加 --resume"))
+        return 130
+    best = finish.finish(prepared, trainer, size.steps, out, main)
+    finish.tell(console, best, valid)
+    console.print(either(f"done: {out}", f"完成: {out}"), markup=False, highlight=False)
+    return 0
+
+
+def _train(prepared: Any, model: Any, size: Any, newest: Path | None, out: Path, console: Console) -> tuple[Any, bool]:
+    """Train from the newest checkpoint on; return the trainer, and whether the run is over (else interrupted)."""
+    from actune.tune import metrics, resume
+    from actune.tune.callbacks import Bar, FirstStep, Interrupt, RunFolder, StepSeed
+    from actune.tune.exam import Exam
+    from actune.tune.trainer import make_trainer
+
+    def over(step: int, history: Any) -> bool:
+        return step >= size.steps or metrics.ended(history, size.steps)
+
+    exam = Exam(model, prepared.valid) if prepared.valid else None
+    bar = Bar(console, exam)
     with Interrupt() as interrupt:
-        hooks = [StepSeed(), FirstStep(), RunFolder(out), interrupt, bar]
-        trainer = make_trainer(model, prepared.train, prepared.valid, settings, out, size.every, hooks)
-        bar.trainer = trainer
+        hooks = [StepSeed(), FirstStep(), RunFolder(out, exam), interrupt, bar]
+        trainer = make_trainer(model, prepared.train, prepared.valid, prepared.settings, out, size.every, hooks)
+        trainer.exam, bar.trainer = exam, trainer
+        # A run that was killed between its last checkpoint and its end has only the end to do.
+        if newest and over(resume.step_of(newest), resume.history(newest)):
+            return trainer, True
         try:
             trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         except KeyboardInterrupt:
             interrupt.asked = True
         finally:
             bar.close()
-    if interrupt.asked and trainer.state.global_step < trainer.state.max_steps:
-        console.print(either("Interrupted. Go on: the same command with --resume", "已中断。继续: 同一命令加 --resume"))
-        return 130
-    if main:
-        _finish(prepared, model, trainer, out)
-        console.print(either(f"done: {out}", f"完成: {out}"), markup=False, highlight=False)
-    return 0
-
-
-def _finish(prepared: Any, model: Any, trainer: Any, out: Path) -> None:
-    """Save the adapter on top of the run, checked, and write down where it is from."""
-    from actune.tune import guards, metrics, prepare, resume
-    from actune.tune.dataset import collate
-    from actune.tune.run import write_manifest
-
-    staged = out / resume.STAGING / "final"
-    model.save_pretrained(staged)
-    shown = prepared.valid or prepared.train
-    guards.check_saved(model, staged, collate([shown[0]]))
-    # The weights come last: a run with weights on top has all of it.
-    for file in sorted(staged.iterdir(), key=lambda file: file.name == WRITTEN_LAST):
-        if file.name != "README.md":  # peft's model card is a form to fill in
-            file.replace(out / file.name)
-    shutil.rmtree(out / resume.STAGING)
-    metrics.draw(out)
-    best: dict[str, Any] = {"step": trainer.state.global_step, "by": "last step"}
-    if low := metrics.lowest(out):
-        best["lowest_eval"] = low
-    write_manifest(out, prepare.finished(prepared.manifest, best))
+    return trainer, over(trainer.state.global_step, trainer.state.log_history) or not interrupt.asked

@@ -204,6 +204,27 @@ def check_saved(model: Any, folder: Path, batch: Mapping[str, torch.Tensor]) -> 
         )
 
 
+def check_best(got: float, wanted: float, folder: Path, dtype: torch.dtype) -> None:
+    """Check that the adapter read from the best checkpoint is the one that was measured there.
+
+    Args:
+        got: Its loss on the validation rows now.
+        wanted: The loss in the log.
+        folder: The checkpoint.
+        dtype: Of the base's weights.
+
+    Raises:
+        UserError: The losses differ by more than rounding.
+    """
+    if not abs(got - wanted) <= TOLERANCE[dtype] * max(1.0, abs(wanted)):
+        raise UserError(
+            str(folder),
+            either(f"validation loss {got:.5f}", f"验证损失 {got:.5f}"),
+            either(f"{wanted:.5f}, as measured in training", f"{wanted:.5f}, 与训练时相同"),
+            either("check the disk, then train anew with another --out", "检查磁盘, 换一个 --out 重新训练"),
+        )
+
+
 def _list(lines: Iterable[str]) -> str:
     shown = list(lines)
     more = len(shown) - MOST_SHOWN

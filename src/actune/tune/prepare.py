@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -163,8 +163,3 @@ def write_start(run: Path, prepared: Prepared) -> None:
     valid = prepared.valid.rows if prepared.valid else ()
     write_kept_rows(run, prepared.train.rows, valid)
     write_manifest(run, prepared.manifest)
-
-
-def finished(manifest: Manifest, best: dict[str, Any]) -> Manifest:
-    """Return the manifest of a run that has ended."""
-    return replace(manifest, best=best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -26,6 +27,14 @@ def checkpoints(run: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """Return the step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix(CHECKPOINT))
+
+
+def history(checkpoint: Path | None) -> list[dict[str, Any]]:
+    """Return the lines of the log up to a checkpoint, as the checkpoint itself has them; none without one."""
+    if checkpoint is None:
+        return []
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return list(state["log_history"])
 
 
 def publish(run: Path, step: int, keep: int | None) -> None:

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from actune.tune import guards
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.encode import IGNORE
+from actune.tune.exam import Exam
 from actune.tune.options import Settings, names_of
 from actune.tune.resume import STAGING
 
@@ -75,6 +76,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         self.loss_is_scaled_for_ga = True
         self.head = self.model.get_output_embeddings()
         self.tokens = 0
+        self.exam: Exam | None = None
         self.pop_callback(PrinterCallback)
 
     def compute_loss(
@@ -97,18 +99,24 @@ class RowTrainer(Trainer):  # type: ignore[misc]
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Return and log the mean loss over all trained tokens of the validation rows."""
-        self.model.eval()
-        sums = torch.zeros(2, device=self.args.device, dtype=torch.float32)
-        with torch.no_grad():
-            for batch in self.get_eval_dataloader(eval_dataset):
-                total, count = summed_loss(self.model, self.head, batch)
-                sums += torch.stack([total, torch.tensor(float(count), device=total.device)])
-        sums = self.accelerator.reduce(sums)
-        metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1])}
+        """Return and log the mean loss over all trained tokens of the validation rows, and how they are answered."""
+        metrics = {f"{metric_key_prefix}_loss": self.validation_loss()}
+        if self.exam is not None:
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.exam.ask().items()}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def validation_loss(self) -> float:
+        """Return the mean loss over all trained tokens of the validation rows; the model is in eval mode then."""
+        self.model.eval()
+        sums = torch.zeros(2, device=self.args.device, dtype=torch.float32)
+        with torch.no_grad():
+            for batch in self.get_eval_dataloader():
+                total, count = summed_loss(self.model, self.head, batch)
+                sums += torch.stack([total, torch.tensor(float(count), device=total.device)])
+        sums = self.accelerator.reduce(sums)
+        return float(sums[0] / sums[1])
 
 
 def make_trainer(
