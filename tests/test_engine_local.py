@@ -7,6 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from actune.engine.local import LocalEngine, Request
+from actune.engine.row import Row
 from actune.script.events import Act, Fault
 from actune.script.parser import parse
 from tiny_actor import byte_tokenizer, tiny_llama
@@ -57,16 +58,18 @@ def test_padded_rows_see_the_logits_of_a_plain_forward_pass(tokenizer, monkeypat
     # Rotary positions forgive a shift of a whole row; learned ones do not.
     learned = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3)
     model = tiny_llama(tokenizer) if positions == "rotary" else GPT2LMHeadModel(learned).eval()
-    engine, seen = LocalEngine(model, tokenizer, [tokenizer.eos_token_id]), []
+    engine, seen = LocalEngine(model, tokenizer, [tokenizer.eos_token_id]), {}
     assert engine.context == (2048 if positions == "rotary" else 64)
-    forward = engine._forward
-    monkeypatch.setattr(engine, "_forward", lambda *args: seen.append(forward(*args)) or seen[-1])
+    choose = Row.choose
+    monkeypatch.setattr(
+        Row, "choose", lambda row, logits: seen.setdefault(row.ticket, []).append(logits) or choose(row, logits)
+    )
     asked = [Request(tokenizer(text)["input_ids"], (), 4) for text in PROMPTS]
-    for row, (request, answer) in enumerate(zip(asked, engine.generate(asked), strict=True)):
+    for ticket, (request, answer) in enumerate(zip(asked, engine.generate(asked), strict=True)):
         with torch.inference_mode():
             plain = model(torch.tensor([request.prompt + answer[:-1]])).logits[0, len(request.prompt) - 1 :]
         assert len(answer) == 4
-        torch.testing.assert_close(torch.stack([step[row] for step in seen]), plain, atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.stack(seen[ticket]), plain, atol=1e-4, rtol=0)
 
 
 def test_seed_decides_a_sampled_text(engine, tokenizer):
@@ -103,8 +106,8 @@ def test_constraint_fuzz_never_acts_outside_the_list(engine, tokenizer, monkeypa
     """A random model pushed towards `<` and `&`: every tag is closed and listed, with budgets that end anywhere."""
     pushed = torch.zeros(engine.vocabulary.size)
     pushed[tokenizer.convert_tokens_to_ids(["<", "&", "<&", "&>"])] = 6.0
-    forward = engine._forward
-    monkeypatch.setattr(engine, "_forward", lambda *args: forward(*args) + pushed)
+    forward = engine.forward
+    monkeypatch.setattr(engine, "forward", lambda *args: forward(*args) + pushed)
     ids = tokenizer("hello")["input_ids"]
     lists = [NAMES, NAMES[:1], NAMES[3:], ()]
     asked = [Request(ids, lists[n % 4], 3 + n % 64, temperature=1.0, seed=n) for n in range(96)]

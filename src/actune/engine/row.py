@@ -1,0 +1,69 @@
+"""One request between two steps of a batch: its budget, its place in the grammar, its dice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+    from actune.engine.local import LocalEngine, Request
+
+
+class Row:
+    """What one request needs between two steps.
+
+    Args:
+        ticket: Its number in the batch.
+        request: What is asked.
+        engine: Whose vocabulary and stop ids hold.
+    """
+
+    def __init__(self, ticket: int, request: Request, engine: LocalEngine) -> None:
+        self.ticket, self.request, self._stop_ids = ticket, request, engine.stop_ids
+        room = request.max_tokens if engine.context is None else engine.context - len(request.prompt)
+        self.left = min(request.max_tokens, room)
+        """Tokens that may still be written; 0 when the answer has ended."""
+        self.token = 0
+        """The last one chosen; the model has not read it yet."""
+        self.cache: DynamicCache | None = None
+        """Its own keys and values, where the model's layers cannot be joined."""
+        self._grammar = None if request.names is None else engine.grammar(request.names)
+        self._state = 0 if self._grammar is None else self._grammar.start
+        # A generator of its own: what else is in the batch cannot change what it draws.
+        self._generator = torch.Generator().manual_seed(request.seed)
+
+    def choose(self, logits: Tensor) -> int:
+        """Take the next token from logits [vocabulary] and note what it changes.
+
+        Raises:
+            ArithmeticError: The logits are not numbers.
+        """
+        if torch.isnan(logits).any():
+            raise ArithmeticError("the model's logits are not numbers")
+        if self._grammar is not None:
+            # Shared with the grammar, not copied: it is only read here.
+            allowed = torch.from_numpy(self._grammar.mask(self._state, self.left))
+            logits = logits.masked_fill(~allowed, -torch.inf)
+        self.token = int(logits.argmax()) if self.request.temperature <= 0 else self._sample(logits)
+        self.left -= 1
+        if self.token in self._stop_ids:
+            self.left = 0
+        elif self._grammar is not None:
+            self._state = self._grammar.step(self._state, self.token)
+        return self.token
+
+    def _sample(self, logits: Tensor) -> int:
+        # Double: the sum over a large vocabulary must not depend on how the sort broke ties.
+        probabilities, order = torch.softmax(logits.double() / self.request.temperature, -1).sort(
+            descending=True, stable=True
+        )
+        sums = probabilities.cumsum(-1)
+        kept = int(((sums - probabilities < self.request.top_p) & (probabilities > 0)).sum())
+        kept = max(kept, 1)
+        point = torch.rand(1, generator=self._generator, dtype=torch.float64) * sums[kept - 1]
+        place = min(int(torch.searchsorted(sums[:kept], point, right=True)), kept - 1)
+        return int(order[place])
