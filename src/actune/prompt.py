@@ -36,7 +36,7 @@ _ANSWER = "ACTUNE-ANSWER"
 
 def system_text(fmt: PromptFormat, actions: Sequence[str], persona: str = "") -> str:
     """Write the system text: the persona, a blank line, then the format's text with one action a line."""
-    names = "\n".join(f"- {name}" for name in actions) or NO_ACTIONS[fmt.language]
+    names = "\n".join(f"- {name}" for name in actions) or NO_ACTIONS["zh" if fmt.language == "zh" else "en"]
     text = fmt.template.replace(SLOT, names)
     return f"{persona}\n\n{text}" if persona else text
 
@@ -56,6 +56,7 @@ def render(
     """
     turns = [{"role": turn.role, "content": turn.text} for turn in history]
     turns.append({"role": "user", "content": question})
+    fmt = fmt.of(turns[0]["content"])
     return _close_thought(_apply(tokenizer, fmt, system_text(fmt, actions, persona), turns, True))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,18 +34,25 @@ class PromptFormat:
     """All that a run must remember to render its prompts again.
 
     Args:
-        language: Language of the built-in texts and of the word for an empty list.
+        language: Language of the built-in texts and of the word for an empty list; ``both``: that of the dialogue.
         template: System text with ``{actions}`` where the list goes.
         chat_template: Name of one of `base.chat_templates.TEMPLATES`, or None for the tokenizer's own.
     """
 
-    language: Language
+    language: Language | Literal["both"]
     template: str
     chat_template: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the form that the run's manifest holds."""
         return asdict(self)
+
+    def of(self, first: str) -> PromptFormat:
+        """Return the format of a dialogue that begins with these words."""
+        if self.language != "both":
+            return self
+        language = language_of([first])
+        return replace(self, language=language, template=SYSTEM[language])
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PromptFormat:

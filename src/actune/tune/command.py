@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
 from actune.errors import UserError, either
 from actune.tune.options import LOGGERS, Settings, TrainOptions, names_of, overlay, read_config, settings_from, settle
+
+if TYPE_CHECKING:
+    from actune.base.source import Source
+    from actune.data.rows import Row
 
 WRITTEN_LAST = "adapter_model.safetensors"
 
@@ -50,8 +55,7 @@ def train(
     """
     from actune.base.source import resolve
     from actune.data.load import load_rows
-    from actune.tune.resume import check_unused, clear_staging
-    from actune.tune.run import MANIFEST, read_manifest
+    from actune.tune.resume import check_unused
 
     layers = [options or TrainOptions(), *([read_config(config)] if config else [])]
     main = os.environ.get("RANK", "0") == "0"  # torchrun and accelerate launch set it
@@ -59,16 +63,53 @@ def train(
         check_unused(out, resume)
     rows = load_rows(data, encoding)
     found = resolve(base, source)
+    return run_in(out, data, rows, found, layers, resume=resume, trust=trust_remote_code)
+
+
+def run_in(
+    out: Path,
+    files: Sequence[Path],
+    rows: Sequence[Row],
+    base: Source,
+    wanted: Settings | Sequence[TrainOptions],
+    *,
+    resume: bool,
+    trust: bool,
+) -> int:
+    """Train in a folder, alone.
+
+    Args:
+        out: The run's folder; it is made.
+        files: Where the rows are from.
+        rows: The rows.
+        base: The base.
+        wanted: All settings, or layers of options of which the first that sets one wins.
+        resume: Go on with what is in the folder.
+        trust: Run the base's own code.
+
+    Returns:
+        Exit code: 0, or 130 if the user interrupted the run.
+
+    Raises:
+        UserError: As `train`.
+    """
+    from actune.tune.resume import clear_staging
+    from actune.tune.run import MANIFEST, read_manifest
+
+    main = os.environ.get("RANK", "0") == "0"
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out) if main else nullcontext():
         if main:
             clear_staging(out)
         previous = read_manifest(out) if resume and (out / MANIFEST).is_file() else None
-        settings = overlay(settings_from(previous.options), *layers) if previous else settle(*layers)
+        if isinstance(wanted, Settings):
+            settings = wanted
+        else:
+            settings = overlay(settings_from(previous.options), *wanted) if previous else settle(*wanted)
         _check_loggers(settings)
         from actune.tune.prepare import prepare
 
-        prepared = prepare(data, rows, found, settings, previous, trust_remote_code)
+        prepared = prepare(files, rows, base, settings, previous, trust)
         return _run(prepared, out, new=previous is None, main=main)
 
 
@@ -97,7 +138,7 @@ def _check_loggers(settings: Settings) -> None:
 
 def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
     """Train, and write the run's end."""
-    from actune.tune import finish, metrics, plan, prepare, resume
+    from actune.tune import finish, metrics, plan, practice, prepare, resume
     from actune.tune.lora import add_lora
 
     console = Console(stderr=True, quiet=not main)
@@ -106,6 +147,11 @@ def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
     size = plan.make_plan(prepared.train, valid, settings, model, int(os.environ.get("WORLD_SIZE", "1")))
     plan.show(console, size, settings, prepared.train, f"{model.device} {prepared.manifest.probe['dtype']}")
     newest = next(reversed(resume.checkpoints(out)), None)
+    start = prepared.manifest.practice
+    if start and newest is None:
+        practice.load_into(model, start)
+    if settings.recipe != practice.SETTINGS.recipe:
+        practice.tell(console, start, settings, prepared.manifest.base["id"])
     if main and new:
         prepare.write_start(out, prepared)
     if main:

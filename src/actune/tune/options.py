@@ -48,6 +48,8 @@ class TrainOptions:
     """Seed of adapter, order, shuffles and dropout [42]."""
     augment: Literal["on", "off"] | None = None
     """Add other rows' actions to a row's list and drop unused ones, anew each epoch [small on, origin off]."""
+    practice: Literal["on", "off"] | None = None
+    """Start from what the base learnt in `actune practice` [on if the base has practised]."""
     save_steps: int | None = None
     """Steps from one checkpoint to the next [an eighth of the run]."""
     loggers: str | None = None
@@ -95,6 +97,7 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     quantize: str | None = None
+    practice: str = "auto"
 
     def to_dict(self) -> dict[str, Any]:
         """Give the form that the run's manifest holds."""
@@ -153,7 +156,7 @@ def _from_yaml(key: str, value: Any) -> Any:
             return float(value)  # YAML 1.1 reads 5e-4 (no dot) as a text.
         except ValueError:
             return value
-    if isinstance(value, bool) and key == "augment":
+    if isinstance(value, bool) and key in ("augment", "practice"):
         return "on" if value else "off"  # YAML 1.1 reads on and off as booleans.
     if isinstance(value, list) and key in ("targets", "loggers"):
         return ",".join(map(str, value))
@@ -221,7 +224,9 @@ def _problem(key: str, value: Any) -> str:
         return f"{key}: > 0"
     if key in ("dropout", "valid") and not 0 <= value < 1:
         return f"{key}: 0 <= {key} < 1"
-    choices = {"recipe": tuple(RECIPES), "augment": ("on", "off"), "quantize": ("8bit", "4bit")}.get(key, ())
+    switch = ("on", "off")
+    words = {"recipe": tuple(RECIPES), "augment": switch, "practice": switch, "quantize": ("8bit", "4bit")}
+    choices = words.get(key, ())
     if choices and value not in choices:
         return f"{key}: {' | '.join(choices)}"
     if key == "loggers" and any(name not in LOGGERS for name in names_of(value)):

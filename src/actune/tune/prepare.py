@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from actune.base.source import Source
 from actune.data.rows import Row
 from actune.errors import UserError, either
 from actune.prompt import PromptFormat
-from actune.tune import guards
+from actune.tune import guards, practice
 from actune.tune.dataset import RowDataset, collate, shortened, view_of
 from actune.tune.encode import encode
 from actune.tune.options import Settings
@@ -75,16 +75,14 @@ def prepare(
     wanted = (settings.device, settings.dtype)
     device, dtype = wanted if previous is None else (previous.probe["device"], previous.probe["dtype"])
     model = load_model(source.path, device, dtype, trust_remote_code, settings.quantize)
-    template = Path(settings.template) if settings.template else None
-    fmt = (
-        PromptFormat.for_rows(rows, tokenizer, template, settings.chat_template)
-        if previous is None
-        else PromptFormat.from_dict(previous.prompt)
-    )
+    fmt = _format(rows, tokenizer, settings) if previous is None else PromptFormat.from_dict(previous.prompt)
     most = shortened(settings, model.config.get_text_config().max_position_embeddings)
     kept = _checked(rows, tokenizer, fmt, model, most, settings.drop_long)
     train, valid = split(kept, settings.valid, settings.seed)
-    manifest = previous or _new_manifest(files, rows, (len(train), len(valid)), source, settings, fmt, model)
+    manifest = previous or replace(
+        _new_manifest(files, rows, (len(train), len(valid)), source, settings, fmt, model),
+        practice=practice.start_of(source, tokenizer, settings),
+    )
     return Prepared(
         model,
         tokenizer,
@@ -93,6 +91,13 @@ def prepare(
         settings,
         manifest,
     )
+
+
+def _format(rows: Sequence[Row], tokenizer: Any, settings: Settings) -> PromptFormat:
+    template = Path(settings.template) if settings.template else None
+    fmt = PromptFormat.for_rows(rows, tokenizer, template, settings.chat_template)
+    # The corpus is in both languages; its users' rows are in one or the other.
+    return replace(fmt, language="both") if settings.recipe == practice.SETTINGS.recipe else fmt
 
 
 def _new_manifest(

@@ -33,6 +33,7 @@ class Manifest:
         data: ``files``, ``sha256`` of the rows, and how many are trained and validated.
         probe: What was found out at the start and is obeyed on resume: ``device``, ``dtype``, ``threads``.
         best: Which step the adapter is from and why; empty until the run has ended.
+        practice: ``folder``, ``rows`` and ``sha256`` of the adapter that the run started from; empty if it was fresh.
         versions: Of the packages that decide the result.
     """
 
@@ -43,6 +44,7 @@ class Manifest:
     data: dict[str, Any]
     probe: dict[str, Any]
     best: dict[str, Any] = field(default_factory=dict)
+    practice: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -70,7 +72,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_manifest(run: Path, manifest: Manifest) -> None:
     """Write the manifest so that there is always a whole one."""
-    keys = ("format", "base", "prompt", "recipe", "options", "data", "probe", "best", "versions")
+    keys = ("format", "base", "prompt", "recipe", "options", "data", "probe", "practice", "best", "versions")
     data = asdict(manifest)
     write_whole(run / MANIFEST, json.dumps({key: data[key] for key in keys}, ensure_ascii=False, indent=2) + "\n")
 

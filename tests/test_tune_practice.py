@@ -1,0 +1,159 @@
+"""Practice: once a base, kept in the cache; what a training that starts from it leaves is a plain adapter."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actune import prompt
+from actune.base.source import resolve
+from actune.data.rows import Row
+from actune.errors import UserError
+from actune.prompt import SYSTEM, PromptFormat
+from actune.tune import practice as room
+from actune.tune.command import train
+from actune.tune.options import TrainOptions, settle
+from actune.tune.practice import corpus_for, practice
+from actune.tune.run import read_manifest, write_rows
+from conftest import make_rows
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def place(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which the tiny base has practised on a little corpus, and a table of rows."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("practice")
+    (folder / "corpus").mkdir()
+    rows = make_rows(44)
+    write_rows(folder / "corpus" / "en.jsonl", [row for row in rows if "饿" not in row.question])
+    write_rows(folder / "corpus" / "zh.jsonl", [row for row in rows if "饿" in row.question])
+    write_rows(folder / "rows.jsonl", make_rows(16)[8:])
+    with pytest.MonkeyPatch.context() as patch:
+        settle_in(patch, folder)
+        assert practice(base=str(tiny_base)) == 0
+    return folder
+
+
+def settle_in(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setenv("ACTUNE_CACHE", str(folder / "cache"))
+    patch.setattr(room, "CORPUS", folder / "corpus")
+    patch.setattr(room, "MOST_TOKENS_A_CHARACTER", 9)  # the tiny tokenizer knows no word of any language
+
+
+@pytest.fixture
+def at(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    settle_in(monkeypatch, place)
+    return place
+
+
+def practised(at: Path) -> Path:
+    (folder,) = (at / "cache" / "practice").iterdir()
+    return folder
+
+
+def tune(at: Path, base: Path, out: str, options: TrainOptions, resume: bool = False) -> Path:
+    assert train([at / "rows.jsonl"], base=str(base), out=at / out, options=options, resume=resume) == 0
+    return at / out
+
+
+def test_it_is_an_ordinary_run_in_both_languages(at: Path, tiny_base: Path) -> None:
+    manifest = read_manifest(practised(at))
+    assert (manifest.data["rows"], manifest.recipe, manifest.prompt["language"]) == (44, "practice", "both")
+    tokenizer, fmt = AutoTokenizer.from_pretrained(tiny_base), PromptFormat.from_dict(manifest.prompt)
+    for language, question in (("zh", "饿了"), ("en", "I am hungry")):
+        assert SYSTEM[language].split("{")[0] in prompt.render(tokenizer, fmt, question, ("a",))  # type: ignore[index]
+
+
+def test_once_is_enough(at: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (practised(at) / WEIGHTS).stat().st_mtime_ns
+    assert practice(base=str(tiny_base)) == 0
+    assert "already" in capsys.readouterr().out
+    assert (practised(at) / WEIGHTS).stat().st_mtime_ns == before
+
+
+def test_a_training_starts_from_it_and_stays_a_plain_adapter_on_the_original_base(at: Path, tiny_base: Path) -> None:
+    # A rate this low moves nothing: what the run ends with is what it started from.
+    run = tune(at, tiny_base, "still", TrainOptions(epochs=1, lr=1e-12))
+    started, ended = load_file(practised(at) / WEIGHTS), load_file(run / WEIGHTS)
+    assert started.keys() == ended.keys()
+    assert all(torch.allclose(started[name], ended[name], atol=1e-6) for name in started)
+    assert any(started[name].abs().max() > 1e-4 for name in started if "lora_B" in name)
+    manifest = read_manifest(run)
+    assert manifest.practice["folder"] == str(practised(at))
+    assert manifest.base["sha256"] == resolve(str(tiny_base)).sha256
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), str(run))
+
+
+def test_without_it_the_adapter_is_fresh(at: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tune(at, tiny_base, "fresh", TrainOptions(epochs=1, lr=1e-12, practice="off"))
+    assert all(p.abs().max() < 1e-6 for name, p in load_file(run / WEIGHTS).items() if "lora_B" in name)
+    assert read_manifest(run).practice == {}
+    assert "from the bare base\n" in capsys.readouterr().err
+
+
+def test_an_adapter_of_another_shape_goes_without_and_says_so(
+    at: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tune(at, tiny_base, "rank-4", TrainOptions(epochs=1, rank=4))
+    assert read_manifest(run).practice == {}
+    assert "practice needs rank 16" in capsys.readouterr().err
+    with pytest.raises(UserError, match="rank 16"):
+        tune(at, tiny_base, "rank-4-on", TrainOptions(epochs=1, rank=4, practice="on"))
+
+
+def test_what_has_not_practised_is_told_how(at: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTUNE_CACHE", str(at / "empty cache"))
+    with pytest.raises(UserError, match="actune practice --base"):
+        tune(at, tiny_base, "none", TrainOptions(epochs=1, practice="on"))
+
+
+def test_a_resumed_run_needs_the_practice_only_if_it_had_no_checkpoint_yet(at: Path, tiny_base: Path) -> None:
+    options = TrainOptions(epochs=2, save_steps=1)
+    run = tune(at, tiny_base, "whole", options)
+    weights = (run / WEIGHTS).read_bytes()
+    kept = practised(at) / WEIGHTS
+    shutil.move(kept, at / "aside")
+    try:
+        (run / WEIGHTS).unlink()
+        tune(at, tiny_base, "whole", options, resume=True)
+        assert (run / WEIGHTS).read_bytes() == weights
+        for checkpoint in run.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        with pytest.raises(UserError, match="another one than at the start"):
+            tune(at, tiny_base, "whole", options, resume=True)
+    finally:
+        shutil.move(at / "aside", kept)
+    tune(at, tiny_base, "whole", options, resume=True)
+    assert (run / WEIGHTS).read_bytes() == weights
+
+
+def test_chinese_is_practised_only_by_a_base_that_has_words_for_it() -> None:
+    class Tokenizer:
+        def __init__(self, tokens: float) -> None:
+            self.tokens = tokens
+
+        def __call__(self, text: str, **_: bool) -> dict[str, list[int]]:
+            return {"input_ids": [0] * int(self.tokens * len(text))}
+
+    assert [file.name for file in corpus_for(Tokenizer(0.8))] == ["en.jsonl", "zh.jsonl"]
+    assert [file.name for file in corpus_for(Tokenizer(1.9))] == ["en.jsonl"]
+
+
+def test_rows_base_and_settings_make_another_practice(tiny_base: Path) -> None:
+    source, rows = resolve(str(tiny_base)), make_rows(4)
+    other: list[Row] = make_rows(5)
+    folders = {
+        room.folder_for(source, rows),
+        room.folder_for(source, other),
+        room.folder_for(type(source)(source.id, source.path, "0" * 64), rows),
+        room.folder_for(source, rows, settle(TrainOptions(epochs=3))),
+    }
+    assert len(folders) == 4
