@@ -121,3 +121,15 @@ def test_constraint_fuzz_never_acts_outside_the_list(engine, tokenizer, monkeypa
     free = [replace(request, names=None) for request in asked[:16]]
     scripts = [tokenizer.decode(answer) for answer in engine.generate(free)]
     assert any(isinstance(event, Fault) for script in scripts for event in parse(script, NAMES))
+
+
+def test_a_watch_sees_what_the_model_wanted_and_changes_nothing(engine, tokenizer):
+    seen = []
+    request = Request(tokenizer("hello")["input_ids"], NAMES, 40)
+    watched = replace(request, watch=lambda logits, allowed: seen.append((int(logits.argmax()), allowed.clone())))
+    answer = engine.generate([watched, request])
+    assert answer[0] == answer[1]
+    assert len(seen) == len(answer[0])
+    for token, (likeliest, allowed) in zip(answer[0], seen, strict=True):
+        assert bool(allowed[token])
+        assert likeliest == token or not allowed[likeliest]

@@ -118,3 +118,20 @@ def test_asking_changes_nothing_in_the_training(tiny_base: Path, tmp_path: Path,
         asks = sum("eval_f1" in line for line in trainer.state.log_history)
         assert asks == (trainer.state.global_step if asked else 0) != 1
     assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
+
+
+def test_an_exam_sees_the_weights_as_they_are_now(tiny_base: Path) -> None:
+    rows = make_rows(4)
+    exam = exam_for(tiny_base, rows)
+    exam.ask()
+    before = [answer.events for answer in exam.answers]
+    with torch.no_grad():
+        for parameter in exam.engine.model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.5)
+    exam.ask()
+    fresh = exam_for(tiny_base, rows)
+    fresh.engine.model.load_state_dict(exam.engine.model.state_dict())
+    fresh.ask()
+    said = [[write(answer.events) for answer in one.answers] for one in (exam, fresh)]
+    assert said[0] == said[1]
+    assert said[0] != [write(events) for events in before]

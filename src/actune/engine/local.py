@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -32,6 +32,7 @@ class Request:
         temperature: 0 is greedy.
         top_p: Share of the probability that sampling may choose from.
         seed: The same request gives the same text, whatever it is batched with.
+        watch: Is shown each constrained step's logits and which tokens are allowed, both [vocabulary]; reads only.
     """
 
     prompt: list[int]
@@ -40,6 +41,7 @@ class Request:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    watch: Callable[[Tensor, Tensor], None] | None = None
 
 
 class LocalEngine:

@@ -47,6 +47,8 @@ class Row:
         if self._grammar is not None:
             # Shared with the grammar, not copied: it is only read here.
             allowed = torch.from_numpy(self._grammar.mask(self._state, self.left))
+            if self.request.watch is not None:
+                self.request.watch(logits, allowed)
             logits = logits.masked_fill(~allowed, -torch.inf)
         self.token = int(logits.argmax()) if self.request.temperature <= 0 else self._sample(logits)
         self.left -= 1

@@ -47,7 +47,8 @@ class Exam:
     def __init__(self, model: Any, valid: RowDataset) -> None:
         tokenizer, fmt = valid.tokenizer, valid.fmt
         ends = {*stop_ids(model, tokenizer), prompt.stop_token(tokenizer, fmt)}
-        self.engine = LocalEngine(model, tokenizer, sorted(ends))
+        # The weights change between two exams: keys and values of an earlier one are of another model.
+        self.engine = LocalEngine(model, tokenizer, sorted(ends), prefix_mb=0)
         asked = min(MOST_ROWS, len(valid.rows))
         self.rows = [valid.rows[place * len(valid.rows) // asked] for place in range(asked)]
         examples = [valid.example(place * len(valid.rows) // asked) for place in range(asked)]
