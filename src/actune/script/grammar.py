@@ -49,6 +49,8 @@ class Grammar:
         self._costs: dict[int, float] = {FREE: 0, LESS: 0}
         self._worst: dict[int, float] = {}
         self._masks: dict[tuple[int, float], Mask] = {}
+        self._targets: dict[int, dict[int, int]] = {}
+        self._words = vocabulary.words
 
     def step(self, state: int, token_id: int) -> int:
         """Go on by one token; a stop id leads back to the start.
@@ -56,6 +58,15 @@ class Grammar:
         Raises:
             ValueError: The token is forbidden in this state.
         """
+        # What most tokens of an answer do is known beforehand; the bytes are read only where it is not.
+        if state == FREE:
+            if 0 <= token_id < len(self._words) and (target := self._words[token_id]) < ROOT:
+                return target
+        elif (targets := self._targets.get(state)) is not None and (known := targets.get(token_id)) is not None:
+            return known
+        return self._read(state, token_id)
+
+    def _read(self, state: int, token_id: int) -> int:
         if token_id in self.vocabulary.stop_ids and not self.inside(state):
             return FREE
         data = self.vocabulary.token_bytes[token_id] if 0 <= token_id < self.vocabulary.size else None
@@ -84,6 +95,7 @@ class Grammar:
         if found is None:
             if len(self._masks) >= _KEPT_MASKS:
                 self._masks.clear()
+                self._targets.clear()
             found = self._masks[state, room] = self._make_mask(state, room)
         return found
 
@@ -177,9 +189,14 @@ class Grammar:
             for key in vocabulary.opening if state == FREE else vocabulary.ampersand:
                 end = self._run(state, vocabulary.keys[key])
                 mask[list(vocabulary.ids[key])] = end is not None and end < ROOT
-        for key, target in self._moves(state):
+        moves = self._moves(state)
+        for key, target in moves:
             if self._fits(target, room):
                 mask[list(vocabulary.ids[key])] = True
+        if state not in self._targets:
+            # A mask is made before its state is left: the same walk tells where each of its tokens leads.
+            fits = [(key, target) for key, target in moves if self._fits(target, math.inf)]
+            self._targets[state] = {token: target for key, target in fits for token in vocabulary.ids[key]}
         return mask
 
     def _need(self, state: int) -> float:

@@ -74,6 +74,16 @@ class Vocabulary:
         return np.array([data is not None for data in self.token_bytes], dtype=np.bool_)
 
     @cached_property
+    def words(self) -> bytes:
+        """Where each token leads from words, `[size]`: 0 to words, 1 to words just after ``<``, 2 if a tag opens in it
+        or it is never written. (The automaton's first states; bytes, for these are the quickest to look up.)
+        """
+        return bytes(
+            0 if i in self.stop_ids else 2 if data is None or b"<&" in data else data.endswith(b"<")
+            for i, data in enumerate(self.token_bytes)
+        )
+
+    @cached_property
     def single_bytes(self) -> frozenset[int]:
         """Bytes that are a token of their own."""
         return frozenset(key[0] for key in self.keys if len(key) == 1)
