@@ -179,7 +179,7 @@ def load_actor(
         )
     manifest = read_manifest(folder) if (folder / ADAPTER).is_file() or (folder / MANIFEST).is_file() else None
     tuned = manifest is not None and (folder / ADAPTER).is_file()
-    source = _base_of(manifest, base) if manifest is not None and tuned else None
+    source = base_of(manifest, base) if manifest is not None and tuned else None
     where = source.path if source else folder if folder.is_dir() else resolve(str(run)).path
     tokenizer = load_tokenizer(_tokenizer_folder(folder, where), trust_remote_code)
     if quantize == "auto":
@@ -207,7 +207,7 @@ def _with_adapter(model: PreTrainedModel, folder: Path, unmerged: bool) -> Any:
     return tuned.merge_and_unload().eval()
 
 
-def _base_of(manifest: Manifest, override: str | None) -> Source:
+def base_of(manifest: Manifest, override: str | None) -> Source:
     """Find the base of a run and make sure that it is the one that was tuned.
 
     Raises:

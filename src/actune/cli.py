@@ -26,6 +26,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "问一句, 看模型说什么、做什么。",
     ),
     "chat": ("actune.say:chat", "Talk over several turns.", "多轮对话。"),
+    "serve": (
+        "actune.serve.command:serve",
+        "Put an actor behind HTTP, and on a stage.",
+        "提供 HTTP 服务, 并登上舞台。",
+    ),
     "demo": ("actune.demo:demo", "Train on the examples and show the result.", "用示例训练并展示结果。"),
 }
 

@@ -38,3 +38,7 @@ class UserError(Exception):
         labels = either("got,wanted,fix", "得到,需要,办法").split(",")
         parts = zip(labels, (self.got, self.wanted, self.fix), strict=True)
         return "\n".join([self.where, *(f"  {label}: {text}" for label, text in parts if text)])
+
+
+class PromptTooLong(UserError):
+    """The prompt does not fit into the model's context, even without history."""

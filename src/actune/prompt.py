@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from actune.base.chat_templates import chat_template
 from actune.data.rows import Turn
-from actune.errors import UserError, either
+from actune.errors import PromptTooLong, UserError, either
 from actune.prompt_format import NO_ACTIONS, SLOT, SYSTEM, PromptFormat, language_of, read_template
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def render_ids(
         Token ids [prompt length].
 
     Raises:
-        UserError: Even without history the prompt does not fit, or the chat template refuses it.
+        PromptTooLong: Even without history the prompt does not fit.
+        UserError: The chat template refuses it.
     """
     kept = list(history)
     while True:
@@ -95,7 +96,7 @@ def render_ids(
         if room is None or len(ids) <= room:
             return ids
         if not kept:
-            raise UserError(
+            raise PromptTooLong(
                 either("prompt", "提示"),
                 either(f"{len(ids)} tokens without any history", f"不含历史已有 {len(ids)} 个词元"),
                 either(f"at most {max(room, 0)}", f"至多 {max(room, 0)}"),

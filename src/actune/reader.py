@@ -54,4 +54,6 @@ class Reader:
         """
         events: list[Event] = [Fault("model", failure)] if failure else []
         reason: Reason = "interrupted" if failure or interrupted else "stop" if self.stopped else "length"
-        return [*events, *self._parser.close(), Done(reason, self.ttft_ms, self.tokens)]
+        # A tag that was cut off by an interruption is nobody's mistake.
+        events += [event for event in self._parser.close() if not (interrupted and isinstance(event, Fault))]
+        return [*events, Done(reason, self.ttft_ms, self.tokens)]

@@ -123,7 +123,7 @@ def say(
     """
     survive()
     names, how = read_actions(actions), (how or How()).checked()
-    seen = list(show(_answer(_load(run, how), question, names, (), how), json=json, raw=raw))
+    seen = list(show(_answer(load(run, how), question, names, (), how), json=json, raw=raw))
     return int(any(isinstance(event, Fault) and event.kind == "model" for event in seen))
 
 
@@ -143,7 +143,7 @@ def chat(run: str, *, actions: str = "", how: How | None = None) -> int:
     """
     survive()
     names, how = read_actions(actions), (how or How()).checked()
-    actor = _load(run, how)
+    actor = load(run, how)
     print(either("/actions [LIST]  /reset  /quit", "/actions [列表]  /reset  /quit"))
     _talk(actor, names, how)
     return 0

@@ -1,0 +1,1 @@
+"""Serving: an actor behind HTTP and WebSockets."""

@@ -1,0 +1,62 @@
+"""Run the server until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from actune.errors import UserError, either
+from actune.serve.app import STAGE, build
+from actune.serve.guard import is_loopback
+from actune.serve.house import House
+
+if TYPE_CHECKING:
+    from actune.serve.command import Where
+
+# After Ctrl-C: answers may end, connections may close.
+GRACE_SECONDS = 15
+
+
+def run_server(house: House, where: Where) -> int:
+    """Serve a house.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        UserError: The address cannot be listened at.
+    """
+    local = is_loopback(where.host)
+    app = build(house, where.api_key, where.cors, local)
+    listener = listen(where.host, where.port)
+    config = uvicorn.Config(
+        app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, ws_max_size=4_000_000, server_header=False
+    )
+    host = f"[{where.host}]" if ":" in where.host else where.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    print(either(f"OpenAI protocol: {url}/v1   events: {url}/act", f"OpenAI 协议: {url}/v1   事件: {url}/act"))
+    if STAGE.is_dir():
+        print(either(f"stage: {url}/", f"舞台: {url}/"))
+    print(either("Ctrl-C ends it.", "Ctrl-C 结束。"), flush=True)
+    asyncio.run(uvicorn.Server(config).serve([listener]))
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open a listening socket.
+
+    Raises:
+        UserError: The address is taken, or is none of this machine.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UserError(
+            f"--host {host} --port {port}",
+            str(error),
+            either("a free address of this machine", "本机的空闲地址"),
+            either("choose another --port", "换一个 --port"),
+        ) from error

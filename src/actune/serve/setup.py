@@ -1,0 +1,50 @@
+"""Load what a server serves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actune.actor import ADAPTER, base_of
+from actune.errors import UserError, either
+from actune.say import How, load
+from actune.script.dialects import Dialect
+from actune.serve.house import Defaults, House
+from actune.serve.metrics import Metrics
+from actune.serve.scheduler import Scheduler
+from actune.tune.run import read_manifest
+
+if TYPE_CHECKING:
+    from actune.actor import Actor
+    from actune.serve.command import Load
+
+BASE = "base"
+
+
+def make_house(
+    run: str, how: How, limits: Load, *, names: tuple[str, ...], dialect: Dialect, name: str, compare: bool
+) -> House:
+    """Load the actor, and its base where both shall be compared; see `command.serve`.
+
+    Raises:
+        UserError: See `actor.load_actor`; or there is no base to compare with.
+    """
+    actors: dict[str, Actor] = {name or Path(run).resolve().name: load(run, how)}
+    if compare:
+        if not (Path(run) / ADAPTER).is_file():
+            raise UserError(
+                "--compare",
+                either(f"no adapter in {run}", f"{run} 中没有适配器"),
+                either("a run, whose base is known", "基座已知的训练结果"),
+                either("leave --compare out", "去掉 --compare"),
+            )
+        base = base_of(read_manifest(Path(run)), how.base)
+        actors[BASE] = load(str(base.path), replace(how, base=None))
+    metrics = Metrics()
+    models = {
+        key: Scheduler(actor, metrics, limits.max_batch, limits.max_queue, limits.timeout)
+        for key, actor in actors.items()
+    }
+    defaults = Defaults(names, how.persona, dialect, how.max_tokens, how.temperature, how.top_p, how.seed)
+    return House(models, defaults, metrics)
