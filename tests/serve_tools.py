@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
+import uvicorn
+
 from actune.engine.local import Request
 from actune.reader import Reader
+from actune.serve.app import build
+from actune.serve.house import Defaults, House
+from actune.serve.metrics import Metrics
+from actune.serve.run import listen
+from actune.serve.scheduler import Scheduler
 
 STOP = 256
 
@@ -71,15 +81,6 @@ class FakeActor:
         return Reader([bytes([byte]) for byte in range(256)] + [None], [STOP], names, False)
 
 
-@contextlib.contextmanager
-def running(loop_body: Callable[[], None]) -> Iterator[None]:
-    """Run something in a thread meanwhile."""
-    thread = threading.Thread(target=loop_body, daemon=True)
-    thread.start()
-    yield
-    thread.join(10)
-
-
 def run(coroutine):
     """Run a coroutine, for ten seconds at most."""
 
@@ -88,3 +89,61 @@ def run(coroutine):
             return await coroutine
 
     return asyncio.run(limited())
+
+
+@contextlib.contextmanager
+def server(actor, *, key: str = "", origins=(), names=(), dialect="native", persona="", bodies=(), **limits):
+    """Serve an actor on a free port in a thread; yields it."""
+    metrics = Metrics()
+    defaults = Defaults(tuple(names), persona, dialect)
+    house = House({"tiny": Scheduler(actor, metrics, **limits)}, defaults, metrics, bodies=list(bodies))
+    listener = listen("127.0.0.1", 0)
+    config = uvicorn.Config(build(house, key, origins), log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn_server = uvicorn.Server(config)
+    thread = threading.Thread(target=uvicorn_server.run, args=([listener],), daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not uvicorn_server.started and time.monotonic() < deadline:
+        time.sleep(0.01)
+    yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", house, actor)
+    uvicorn_server.should_exit = True
+    thread.join(10)
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    url: str
+    house: House
+    actor: FakeActor
+
+    def post(self, path: str, body, headers=None) -> tuple[int, dict, str]:
+        """Post JSON (or text as it is); return status, headers and body."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        head = {"Content-Type": "application/json"} | (headers or {})
+        return self._open(urllib.request.Request(self.url + path, data, head))
+
+    def get(self, path: str, headers=None) -> tuple[int, dict, str]:
+        return self._open(urllib.request.Request(self.url + path, headers=headers or {}))
+
+    def _open(self, request) -> tuple[int, dict, str]:
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.status, dict(response.headers), response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, dict(error.headers), error.read().decode()
+
+    def idle(self) -> bool:
+        """Wait until nothing runs; False if something does not end."""
+        deadline = time.monotonic() + 5
+        schedulers = self.house.models.values()
+        while any(s.running or s.waiting or s._jobs for s in schedulers) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return not any(s.running or s.waiting or s._jobs for s in schedulers)
+
+
+def sse(text: str) -> list[dict]:
+    """Read the JSON of a server-sent event stream."""
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    return [json.loads(line) for line in lines if line != "[DONE]"]

@@ -29,7 +29,7 @@ class Stub:
 @pytest.fixture
 def actor(monkeypatch) -> Stub:
     stub = Stub()
-    monkeypatch.setattr(room, "_load", lambda *args: stub)
+    monkeypatch.setattr(room, "load", lambda *args: stub)
     return stub
 
 
@@ -100,7 +100,7 @@ def test_survives_a_gbk_terminal(flags):
     code = (
         "from actune import say\nfrom actune.script.events import *\n"
         "class A:\n    def events(self, *a): return iter([Say('好😀'), Act('做饭'), Done()])\n"
-        f"say._load = lambda *a: A()\nraise SystemExit(say.say('R', 'q', {flags}))"
+        f"say.load = lambda *a: A()\nraise SystemExit(say.say('R', 'q', {flags}))"
     )
     env = {"PYTHONIOENCODING": "gbk", "PATH": "/usr/bin", "LANG": "C.UTF-8"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env, check=False)

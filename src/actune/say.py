@@ -206,7 +206,8 @@ def _styled(event: Event) -> Text:
             return Text("")
 
 
-def _load(run: str, how: How) -> Actor:
+def load(run: str, how: How) -> Actor:
+    """Load an actor as the options say; see `actor.load_actor`."""
     from actune.actor import load_actor
 
     return load_actor(
