@@ -7,7 +7,6 @@ import warnings
 import zipfile
 import zlib
 from typing import TYPE_CHECKING
-from xml.etree.ElementTree import ParseError
 
 from actune.data.cells import Table, add_row, read_header, report_no_rows
 from actune.data.columns import is_column
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
-    ParseError,
+    SyntaxError,  # what both xml.etree and lxml, which openpyxl prefers if it is there, raise for broken XML
     OSError,
     EOFError,
     KeyError,
