@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from actune import prompt
-from actune.data.augment import used_actions
+from actune.data.augment import Stock, used_actions
 from actune.data.rows import Row
 from actune.prompt import PromptFormat
 from actune.tune.dataset import RowDataset, View, collate, shortened
@@ -27,7 +27,7 @@ def fmt(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> PromptFormat:
 
 def view(**changes: object) -> View:
     values = {
-        "pool": ("x-y", "z"),
+        "stock": Stock(("x-y", "z"), {}, ()),
         "seed": 1,
         "distractors": True,
         "fresh": True,
@@ -100,7 +100,10 @@ def test_added_actions_never_make_a_row_too_long(
 ) -> None:
     most = max(len(encode(row, tokenizer, fmt).input_ids) for row in rows)
     data = RowDataset(
-        rows, tokenizer, fmt, view(pool=tuple(f"long name number {i}" for i in range(9)), max_length=most)
+        rows,
+        tokenizer,
+        fmt,
+        view(stock=Stock(tuple(f"long name number {i}" for i in range(9)), {}, ()), max_length=most),
     )
     for epoch in range(5):
         data.set_epoch(epoch)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Dataset
 
-from actune.data.augment import augment
+from actune.data.augment import Stock, augment
 from actune.data.rows import Row
 from actune.prompt import PromptFormat
 from actune.tune.encode import IGNORE, Example, encode
@@ -25,7 +25,7 @@ class View:
     """How rows are varied from epoch to epoch.
 
     Args:
-        pool: Actions of all rows, to take distractors from.
+        stock: What they are varied with.
         seed: Of order and shuffles.
         distractors: Add and drop actions.
         fresh: Shuffle anew each epoch; else the lists keep their first shuffle.
@@ -34,7 +34,7 @@ class View:
             matter, for a step sums over all of them.
     """
 
-    pool: tuple[str, ...]
+    stock: Stock
     seed: int
     distractors: bool
     fresh: bool
@@ -83,7 +83,7 @@ class RowDataset(Dataset[dict[str, Any]]):
         if self.view is None:
             return self.rows[index]
         epoch = self.epoch if self.view.fresh else 0
-        return augment(self.rows[index], self.view.pool, epoch, index, self.view.seed, self.view.distractors)
+        return augment(self.rows[index], self.view.stock, epoch, index, self.view.seed, self.view.distractors)
 
     def example(self, index: int) -> Example:
         """Encode row `index` as it looks in the present epoch."""
@@ -101,9 +101,8 @@ class RowDataset(Dataset[dict[str, Any]]):
 
 def view_of(rows: Sequence[Row], settings: Settings, max_length: int) -> View:
     """Make the view that the settings ask for."""
-    pool = tuple(sorted({name for row in rows for name in row.actions}))
     window = settings.batch_size * settings.grad_accum
-    return View(pool, settings.seed, settings.augment == "on", settings.fresh_shuffle, max_length, window)
+    return View(Stock.of(rows), settings.seed, settings.augment == "on", settings.fresh_shuffle, max_length, window)
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
