@@ -134,6 +134,12 @@ class Served:
         except urllib.error.HTTPError as error:
             return error.code, dict(error.headers), error.read().decode()
 
+    def cut(self) -> int:
+        """Wait until nothing runs; return how many answers were cut short so far."""
+        assert self.idle()
+        labels = {"finish_reason": "interrupted"}
+        return int(self.house.metrics.registry.get_sample_value("actune_answers_total", labels) or 0)
+
     def idle(self) -> bool:
         """Wait until nothing runs; False if something does not end."""
         deadline = time.monotonic() + 5

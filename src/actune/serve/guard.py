@@ -36,7 +36,7 @@ class Guard:
     Args:
         app: The app.
         key: What clients must send as ``Authorization: Bearer KEY``; a browser's WebSocket, which cannot, offers the
-            subprotocol ``bearer.KEY``. Empty: none.
+            subprotocols ``actune`` and ``bearer.KEY``. Empty: none.
         origins: Web origins that may call from a browser; the server's own may always.
         local: Whether it listens on this machine only: then a request that names another host is a page's trick
             (DNS rebinding).

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actune.data.rows import Turn
-from actune.script.events import Act, Event, Say, write
+from actune.script.events import Act, Event, Say, merge, write
 from actune.serve.answer import Answer
 
 MAX_SESSIONS, MAX_TURNS, SECONDS = 1000, 100, 3600.0
@@ -89,7 +89,7 @@ def performed(events: Sequence[Event], heard: str) -> list[Event]:
     """
     rest = "".join(heard.split())
     kept: list[Event] = []
-    for event in events:
+    for event in merge(events):
         if isinstance(event, Act):
             kept.append(event)
         if not isinstance(event, Say):

@@ -24,6 +24,8 @@ from actune.serve.sessions import Session
 from actune.serve.stream import SEND_SECONDS
 from actune.serve.wire import Act
 
+PROTOCOL = "actune"
+
 
 def socket_routes(house: House) -> APIRouter:
     """Make the route ``/ws``."""
@@ -31,7 +33,8 @@ def socket_routes(house: House) -> APIRouter:
 
     @router.websocket("/ws")
     async def ws(socket: WebSocket) -> None:
-        await socket.accept()
+        # One who brings its key as a subprotocol must be answered with a subprotocol.
+        await socket.accept(PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
         talk = _Talk(house, socket)
         try:
             while True:
