@@ -198,7 +198,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    out = given.out / f"{given.base}-{given.lang}"
+    out = given.out / f"{Path(given.base).name}-{given.lang}"
     out.mkdir(parents=True, exist_ok=True)
     run(
         given, out, read(Path(__file__).parents[1] / "examples" / f"actions_{given.lang}.csv", given.public, given.lang)
