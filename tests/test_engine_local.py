@@ -62,7 +62,9 @@ def test_padded_rows_see_the_logits_of_a_plain_forward_pass(tokenizer, monkeypat
     assert engine.context == (2048 if positions == "rotary" else 64)
     choose = Row.choose
     monkeypatch.setattr(
-        Row, "choose", lambda row, logits: seen.setdefault(row.ticket, []).append(logits) or choose(row, logits)
+        Row,
+        "choose",
+        lambda row, logits, look: seen.setdefault(row.ticket, []).append(logits) or choose(row, logits, look),
     )
     asked = [Request(tokenizer(text)["input_ids"], (), 4) for text in PROMPTS]
     for ticket, (request, answer) in enumerate(zip(asked, engine.generate(asked), strict=True)):

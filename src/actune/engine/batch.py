@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from actune.engine.row import Row
-from actune.engine.slots import Slots, kept, seeded
+from actune.engine.slots import Slots, kept
 
 if TYPE_CHECKING:
     from actune.engine.local import LocalEngine, Request
+    from actune.engine.tree import Tree
 
 # Prompt tokens computed in one step before the rows under way get their next token: a burst of requests must not
 # stop the ones that speak.
@@ -77,7 +78,9 @@ class Batch:
             spent += count
             self._rows.append(row)
             logits.append(last)
-        result = [(row.ticket, row.choose(scores)) for row, scores in zip(self._rows, logits, strict=True)]
+        result = []
+        for place, (row, scores) in enumerate(zip(self._rows, logits, strict=True)):
+            result.append((row.ticket, row.choose(scores, functools.partial(self._look, place))))
         for place in reversed(range(len(self._rows))):
             if self._rows[place].left <= 0:
                 self._leave(place)
@@ -110,18 +113,15 @@ class Batch:
         positions = torch.full_like(ids, length)
         return self._engine.forward(ids, ids.new_ones(1, length + 1), positions, row.cache)[0]
 
+    def _look(self, place: int, tree: Tree) -> Tensor:
+        """Let the model read what might follow in one row; nothing of it is remembered."""
+        return self._engine.branch(tree, self._slots.alone(place, len(tree.tokens)))
+
     def _read(self, row: Row) -> tuple[Tensor, int]:
         """Let the model read a row's prompt; return logits [vocabulary] and how many tokens were computed."""
-        engine, prompt = self._engine, row.request.prompt
-        layers, known = engine.prefixes.find(prompt) if engine.joinable else ([], 0)
-        ids = torch.tensor([prompt[known:]], device=engine.model.device)
-        positions = torch.arange(known, len(prompt), device=ids.device)[None]
-        cache = seeded(layers, known) if engine.joinable else DynamicCache(config=engine.model.config)
-        # One row alone has no padding: transformers can take its quickest way.
-        logits = engine.forward(ids, ids.new_ones(1, len(prompt)), positions, cache)[0]
-        if engine.joinable:
-            engine.prefixes.keep(prompt, kept(cache))
+        logits, cache, count = self._engine.read(row.request.prompt)
+        if self._engine.joinable:
             self._slots.join(kept(cache))
         else:
             row.cache = cache
-        return logits, len(prompt) - known
+        return logits, count

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from actune.engine.batch import Batch
+from actune.engine.judge import read_blank
 from actune.engine.prefix import PrefixStore
-from actune.engine.slots import joinable
+from actune.engine.slots import joinable, kept, seeded, windows
+from actune.engine.tree import Speller, Tree
+from actune.script.acting import Acting, Trace
 from actune.script.grammar import Grammar
 from actune.script.vocabulary import Vocabulary
 
@@ -32,6 +36,9 @@ class Request:
         temperature: 0 is greedy.
         top_p: Share of the probability that sampling may choose from.
         seed: The same request gives the same text, whatever it is batched with.
+        acting: How it is decided to act, and how; None or neutral: as the model would, token by token.
+        blank: The same prompt without a question (and history), which `acting` compares with; needed if it does.
+        trace: Filled with what the decisions hung on, if it is asked for.
         watch: Is shown each constrained step's logits and which tokens are allowed, both [vocabulary]; reads only.
     """
 
@@ -41,6 +48,9 @@ class Request:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    acting: Acting | None = None
+    blank: list[int] | None = None
+    trace: Trace | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
 
 
@@ -71,8 +81,11 @@ class LocalEngine:
         self.joinable = joinable(model.config)
         """Whether rows share a forward pass; else (recurrent layers) a batch computes them one by one."""
         self.prefixes = PrefixStore(prefix_mb)
-        # A chat asks with the same catalogue again and again; its masks are worth keeping.
+        self.speller = Speller(tokenizer, self.vocabulary)
+        self._windows = windows(model.config)
+        # A chat asks with the same catalogue again and again; its masks are worth keeping, and what was read of it.
         self.grammar = functools.lru_cache(maxsize=64)(functools.partial(Grammar, self.vocabulary))
+        self.blank = functools.lru_cache(maxsize=64)(functools.partial(read_blank, self))
 
     def batch(self) -> Batch:
         """Start a batch: requests may join and leave between its steps."""
@@ -114,6 +127,58 @@ class LocalEngine:
                 return answers
             for ticket, token in batch.step():
                 answers[ticket].append(token)
+
+    def read(self, prompt: list[int]) -> tuple[Tensor, Cache, int]:
+        """Let the model read a prompt, as far as it is not known.
+
+        Returns:
+            Logits of its last position [vocabulary], its keys and values, and how many tokens were computed.
+        """
+        layers, known = self.prefixes.find(prompt) if self.joinable else ([], 0)
+        ids = torch.tensor([prompt[known:]], device=self.model.device)
+        positions = torch.arange(known, len(prompt), device=ids.device)[None]
+        cache = seeded(layers, known) if self.joinable else DynamicCache(config=self.model.config)
+        # One row alone has no padding: transformers can take its quickest way.
+        logits = self.forward(ids, ids.new_ones(1, len(prompt)), positions, cache)[0]
+        if self.joinable:
+            self.prefixes.keep(prompt, kept(cache))
+        return logits, cache, len(prompt) - known
+
+    @torch.inference_mode()
+    def branch(self, tree: Tree, cache: Cache) -> Tensor:
+        """Let the model read a tree of continuations of one row.
+
+        Args:
+            tree: At least one token.
+            cache: What the row has read; the tree's keys and values are added.
+
+        Returns:
+            Logits after each node, float32 on the CPU [nodes, vocabulary].
+        """
+        device, length = self.model.device, cache.get_seq_length()
+        places = torch.tensor(tree.depths()) + length
+        seen = torch.cat([torch.ones(len(places), length, dtype=torch.bool), tree.sees()], 1)
+        before = torch.cat([torch.arange(length), places])
+
+        def masked(window: int | None) -> Tensor:
+            near = seen if window is None else seen & (places[:, None] - before < window)
+            # Additive, which transformers' eager attention needs and its sdpa takes.
+            least = torch.finfo(self.model.dtype).min
+            return torch.zeros(near.shape, dtype=self.model.dtype).masked_fill(~near, least)[None, None].to(device)
+
+        near_all = all(window is None or int(places.max()) < window for window in self._windows.values())
+        # Models with several kinds of layers take a mask for each kind, by its name; others one.
+        one = None if near_all else self._windows.get("")
+        many = near_all or "" in self._windows
+        mask = masked(one) if many else {kind: masked(window) for kind, window in self._windows.items()}
+        output = self.model(
+            input_ids=torch.tensor([tree.tokens], device=device),
+            attention_mask=mask,
+            position_ids=places[None].to(device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return cast(Tensor, output.logits[0].float().cpu())
 
     # Not around a loop: a generator would leave the mode switched on in its reader's code.
     @torch.inference_mode()

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from actune.engine.judge import Look, judge
+
 if TYPE_CHECKING:
-    from transformers import DynamicCache
+    from transformers.cache_utils import Cache
 
     from actune.engine.local import LocalEngine, Request
 
@@ -29,15 +31,20 @@ class Row:
         """Tokens that may still be written; 0 when the answer has ended."""
         self.token = 0
         """The last one chosen; the model has not read it yet."""
-        self.cache: DynamicCache | None = None
+        self.cache: Cache | None = None
         """Its own keys and values, where the model's layers cannot be joined."""
         self._grammar = None if request.names is None else engine.grammar(request.names)
         self._state = 0 if self._grammar is None else self._grammar.start
+        self._judge = judge(engine, request)
         # A generator of its own: what else is in the batch cannot change what it draws.
         self._generator = torch.Generator().manual_seed(request.seed)
 
-    def choose(self, logits: Tensor) -> int:
-        """Take the next token from logits [vocabulary] and note what it changes.
+    def choose(self, logits: Tensor, look: Look) -> int:
+        """Take the next token and note what it changes.
+
+        Args:
+            logits: What follows, [vocabulary].
+            look: Reads what might follow after that.
 
         Raises:
             ArithmeticError: The logits are not numbers.
@@ -50,13 +57,19 @@ class Row:
             if self.request.watch is not None:
                 self.request.watch(logits, allowed)
             logits = logits.masked_fill(~allowed, -torch.inf)
-        self.token = int(logits.argmax()) if self.request.temperature <= 0 else self._sample(logits)
+        if self._judge is None:
+            self.token = self._pick(logits)
+        else:
+            self.token = self._judge.take(logits, self._state, self.left, self._pick, look)
         self.left -= 1
         if self.token in self._stop_ids:
             self.left = 0
         elif self._grammar is not None:
             self._state = self._grammar.step(self._state, self.token)
         return self.token
+
+    def _pick(self, logits: Tensor) -> int:
+        return int(logits.argmax()) if self.request.temperature <= 0 else self._sample(logits)
 
     def _sample(self, logits: Tensor) -> int:
         # Double: the sum over a large vocabulary must not depend on how the sort broke ties.

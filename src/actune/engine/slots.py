@@ -22,6 +22,15 @@ def joinable(config: Any) -> bool:
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
+def windows(config: Any) -> dict[str, int | None]:
+    """How far back each kind of layer sees, by the kind's name in the config; ``""``: all layers are of one kind."""
+    text = config.get_text_config(decoder=True)
+    layers = DynamicCache(config=config).layers
+    far = [layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None for layer in layers]
+    kinds = text.to_dict().get("layer_types")
+    return dict(zip(kinds, far, strict=False)) if kinds and len(set(kinds)) > 1 else {"": far[0] if far else None}
+
+
 def kept(cache: Cache) -> list[Kept]:
     """Take the keys and values out of a cache made by `seeded`."""
     # Layers without a config have these two fields; one that was never written to has None in them.
@@ -93,10 +102,10 @@ class Slots:
             self._buffers, self.end, self.cache = [], 0, Cache(layers=[])
 
     @torch.inference_mode()
-    def reserve(self) -> None:
-        """Make sure that each row can take one more position."""
-        if self.end == self._capacity[1]:
-            self._rebuild(self._capacity[0], self.width)
+    def reserve(self, more: int = 1) -> None:
+        """Make sure that each row can take so many more positions."""
+        if self.end + more > self._capacity[1]:
+            self._rebuild(self._capacity[0], self.width, more)
 
     def grown(self) -> None:
         """Note that the model has written one more position of every row."""
@@ -110,22 +119,19 @@ class Slots:
         starts = torch.tensor([width - length for length in self.lengths], device=device)
         return (columns >= starts[:, None]).long()
 
-    def row(self, place: int) -> list[Kept]:
-        """Return one row's keys and values, as views: they hold until the next change of the batch."""
-        span = slice(self.end - self.lengths[place], self.end)
-        return [
-            None if pair is None else (pair[0][place : place + 1, :, span], pair[1][place : place + 1, :, span])
-            for pair in self._buffers
-        ]
+    def alone(self, place: int, more: int) -> Cache:
+        """Return a cache of one row, good for one reading of up to `more` tokens that the row then forgets."""
+        self.reserve(more)
+        return Cache(layers=[_Layer(self, pair, place) for pair in self._buffers])
 
     @property
     def _capacity(self) -> tuple[int, int]:
         whole = next(pair for pair in self._buffers if pair is not None)[0]
         return whole.shape[0], whole.shape[2]
 
-    def _rebuild(self, rows: int, end: int) -> None:
-        """Move the rows to new buffers where they end at column `end`, with spare columns after it."""
-        width, spare = self.width, max(_SPARE, end // 4)
+    def _rebuild(self, rows: int, end: int, more: int = 0) -> None:
+        """Move the rows to new buffers where they end at column `end`, with at least `more` columns after it."""
+        width, spare = self.width, max(_SPARE, end // 4, more)
         buffers: list[Kept] = []
         for pair in self._buffers:
             if pair is None:
@@ -139,24 +145,25 @@ class Slots:
                 grown.append(new)
             buffers.append((grown[0], grown[1]))
         self._buffers, self.end = buffers, end
-        self.cache = Cache(layers=[_Layer(self, pair) for pair in buffers])
+        self.cache = Cache(layers=[_Layer(self, pair, None) for pair in buffers])
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]
     """transformers' view of one layer's buffer. (Its cache classes are the hook for a store of one's own.)"""
 
-    def __init__(self, slots: Slots, pair: Kept) -> None:
+    def __init__(self, slots: Slots, pair: Kept, place: int | None) -> None:
         super().__init__()
-        self._slots, self._pair = slots, pair
+        self._slots, self._pair, self._place = slots, pair, place
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         assert self._pair is not None, "a layer that kept nothing at first keeps nothing later"
         slots, seen = self._slots, []
-        stop = slots.end + key_states.shape[2]
+        rows = slice(0, len(slots)) if self._place is None else slice(self._place, self._place + 1)
+        start, stop = slots.end - self.get_seq_length(), slots.end + key_states.shape[2]
         for whole, new in zip(self._pair, (key_states, value_states), strict=True):
-            whole[: len(slots), :, slots.end : stop] = new
-            seen.append(whole[: len(slots), :, slots.end - slots.width : stop])
+            whole[rows, :, slots.end : stop] = new
+            seen.append(whole[rows, :, start:stop])
         return seen[0], seen[1]
 
     def get_seq_length(self) -> int:
-        return self._slots.width
+        return self._slots.width if self._place is None else self._slots.lengths[self._place]

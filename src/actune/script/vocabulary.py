@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from bisect import bisect_left
+from collections.abc import Collection, Iterable
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -82,6 +83,45 @@ class Vocabulary:
             0 if i in self.stop_ids else 2 if data is None or b"<&" in data else data.endswith(b"<")
             for i, data in enumerate(self.token_bytes)
         )
+
+    @cached_property
+    def openers(self) -> npt.NDArray[np.int64]:
+        """Tokens after words by which a tag may begin: those that end with ``<`` or with their first ``<&``."""
+        return np.array([i for i in self._beginners if self._straight(i)], dtype=np.int64)
+
+    @cached_property
+    def crooked(self) -> npt.NDArray[np.int64]:
+        """The other tokens that hold ``<&``: they run on into a name or beyond it."""
+        return np.array([i for i in self._beginners if not self._straight(i)], dtype=np.int64)
+
+    @cached_property
+    def _beginners(self) -> list[int]:
+        table = np.frombuffer(self.words, dtype=np.uint8)
+        return [int(i) for i in np.flatnonzero((table == 1) | ((table == 2) & self.ordinary))]
+
+    def _straight(self, token_id: int) -> bool:
+        data = self.token_bytes[token_id] or b""
+        return data.find(b"<&") in (-1, len(data) - 2)
+
+    def id_of(self, data: bytes) -> int | None:
+        """First token that is spelled like this."""
+        place = bisect_left(self.keys, data)
+        return self.ids[place][0] if place < len(self.keys) and self.keys[place] == data else None
+
+    def ids_of(self, keys: Iterable[int]) -> list[int]:
+        """Token ids of some keys."""
+        return [i for key in keys for i in self.ids[key]]
+
+    def closers(self, data: bytes) -> tuple[int, ...]:
+        """Tokens that write `data` and perhaps words after it, but no beginning of a tag."""
+        found: list[int] = []
+        for place in range(bisect_left(self.keys, data), len(self.keys)):
+            key = self.keys[place]
+            if not key.startswith(data):
+                break
+            if b"<" not in key[len(data) :]:
+                found += self.ids[place]
+        return tuple(found)
 
     @cached_property
     def single_bytes(self) -> frozenset[int]:

@@ -1,0 +1,116 @@
+"""The numbers by which an actor decides to act and chooses the action; neutral ones change nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from actune.errors import UserError, either
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How an actor decides. `tune.calibrate` finds these numbers on validation rows.
+
+    Small tuned models act too much and prefer short and frequent names; see `docs/acting.md`.
+
+    Args:
+        bias: Added to the logits that open the first tag of an answer, in nats.
+        again: The same for each next tag.
+        contrast: Share of those logits' log-odds without the question that is taken off.
+        gamma: A name counts ``log p(name | question) - gamma * log p(name | no question)``.
+        repeats: Whether an action may be done twice in an answer; if not, the wish to ends the acting.
+        most: Actions in an answer at most; None for no limit.
+    """
+
+    bias: float = 0.0
+    again: float = 0.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    repeats: bool = True
+    most: int | None = None
+
+    @property
+    def neutral(self) -> bool:
+        """Whether it leaves the model alone."""
+        return self == Acting()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what a run stores; nothing if it is neutral."""
+        return {} if self.neutral else asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Acting:
+        """Read what a run has stored.
+
+        Raises:
+            UserError: A newer actune stored what this one does not know, or a value is impossible.
+        """
+        wanted = {entry.name for entry in fields(cls)}
+        numbers = [stored.get(name, 0.0) for name in ("bias", "again", "contrast", "gamma")]
+        good = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+        if not good or not set(stored) <= wanted:
+            raise UserError(
+                "acting", str(dict(stored)), ", ".join(sorted(wanted)), either("update actune", "升级 actune")
+            )
+        return cls(**stored)
+
+
+@dataclass
+class Trace:
+    """What a greedy answer hung on: tells for which other numbers it would be the same answer.
+
+    Margins are (logit of the best opening token) - (that of the best other one), before anything is added.
+    """
+
+    opened: dict[bool, float] = field(default_factory=lambda: {False: math.inf, True: math.inf})
+    """Least margin with which a tag was opened; False: a first one, True: a next one."""
+    passed: dict[bool, float] = field(default_factory=lambda: {False: -math.inf, True: -math.inf})
+    """Greatest margin with which none was opened."""
+    choices: list[Choice] = field(default_factory=list)
+    contrast: float = 0.0
+    """The contrast that the margins hold already."""
+    stopped: int | None = None
+    """Number of actions after which another was wished and refused."""
+
+    def agrees(self, acting: Acting) -> bool:
+        """Tell whether the answer would be the same under other numbers."""
+        if acting.contrast != self.contrast:
+            return False
+        for again, shift in ((False, acting.bias), (True, acting.again)):
+            if self.opened[again] + shift <= 0 or self.passed[again] + shift > 0:
+                return False
+        done: list[str] = []
+        for choice in self.choices:
+            name = choice.best(acting.gamma)
+            ends = (acting.most is not None and len(done) >= acting.most) or (not acting.repeats and name in done)
+            if ends:
+                return choice.taken is None
+            if name != choice.taken:
+                return False
+            done.append(name)
+        return True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One choice among the listed names.
+
+    Args:
+        names: Those that could be written.
+        scores: log p(name | question), nats.
+        blank: log p(name | no question), nats.
+        taken: The name that was written; None if the wish ended the acting.
+    """
+
+    names: tuple[str, ...]
+    scores: tuple[float, ...]
+    blank: tuple[float, ...]
+    taken: str | None
+
+    def best(self, gamma: float) -> str:
+        """Return the name with the highest calibrated score; the first of equals."""
+        values = [score - gamma * blank for score, blank in zip(self.scores, self.blank, strict=True)]
+        return self.names[values.index(max(values))]
