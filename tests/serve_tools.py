@@ -92,11 +92,13 @@ def run(coroutine):
 
 
 @contextlib.contextmanager
-def server(actor, *, key: str = "", origins=(), names=(), dialect="native", persona="", bodies=(), **limits):
+def server(actor, *, key: str = "", origins=(), names=(), dialect="native", persona="", bodies=(), beside=(), **limits):
     """Serve an actor on a free port in a thread; yields it."""
     metrics = Metrics()
     defaults = Defaults(tuple(names), persona, dialect)
-    house = House({"tiny": Scheduler(actor, metrics, **limits)}, defaults, metrics, bodies=list(bodies))
+    house = House(
+        {"tiny": Scheduler(actor, metrics, **limits)}, defaults, metrics, bodies=list(bodies), beside=list(beside)
+    )
     listener = listen("127.0.0.1", 0)
     config = uvicorn.Config(build(house, key, origins), log_level="warning", timeout_graceful_shutdown=1)
     uvicorn_server = uvicorn.Server(config)

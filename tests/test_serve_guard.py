@@ -12,7 +12,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from actune.errors import UserError
-from actune.serve.command import Load, Where, need_packages
+from actune.serve.command import need_packages
+from actune.serve.options import Load, Where
 from serve_tools import FakeActor, server
 
 ACT = {"question": "?"}

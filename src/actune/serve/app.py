@@ -18,6 +18,7 @@ from actune.serve.chat import chat_routes
 from actune.serve.errors import handle_errors
 from actune.serve.guard import Guard
 from actune.serve.house import House
+from actune.serve.neuro import neuro_routes
 from actune.serve.socket import socket_routes
 from actune.serve.wire import MAX_BODY_BYTES
 
@@ -38,7 +39,10 @@ def build(house: House, key: str = "", origins: Sequence[str] = (), local: bool 
     async def life(_: FastAPI) -> AsyncIterator[None]:
         for scheduler in house.models.values():
             scheduler.start()
-        yield
+        async with contextlib.AsyncExitStack() as stack:
+            for beside in house.beside:
+                await stack.enter_async_context(beside())
+            yield
         for scheduler in house.models.values():
             await scheduler.stop()
 
@@ -52,7 +56,7 @@ def build(house: House, key: str = "", origins: Sequence[str] = (), local: bool 
         max_body_size=MAX_BODY_BYTES,
     )
     handle_errors(app)
-    for routes in (chat_routes, act_routes, socket_routes, _own_routes):
+    for routes in (chat_routes, act_routes, socket_routes, neuro_routes, _own_routes):
         app.include_router(routes(house))
     # A load balancer asks without a key, and a page holds none.
     free = ["/healthz", "/"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 from actune.data.rows import Turn
 from actune.script.dialects import Dialect
@@ -47,6 +49,8 @@ class House:
     metrics: Metrics
     sessions: Sessions = field(default_factory=Sessions)
     bodies: list[Body] = field(default_factory=list)
+    beside: list[Callable[[], AbstractAsyncContextManager[Any]]] = field(default_factory=list)
+    """What runs as long as the server does."""
 
     def pick(self, model: str | None) -> Scheduler:
         """Find a model.

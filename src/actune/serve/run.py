@@ -10,18 +10,20 @@ import uvicorn
 
 from actune.errors import UserError, either
 from actune.serve.app import STAGE, build
+from actune.serve.fay import Fay
 from actune.serve.guard import is_loopback
 from actune.serve.house import House
+from actune.serve.livetalking import LiveTalking
 
 if TYPE_CHECKING:
-    from actune.serve.command import Where
+    from actune.serve.options import Runtimes, Where
 
 # After Ctrl-C: answers may end, connections may close.
 GRACE_SECONDS = 15
 
 
-def run_server(house: House, where: Where) -> int:
-    """Serve a house.
+def run_server(house: House, where: Where, runtimes: Runtimes) -> int:
+    """Serve a house, and let the runtimes' bodies perform its answers.
 
     Returns:
         Exit status 0.
@@ -32,6 +34,7 @@ def run_server(house: House, where: Where) -> int:
     local = is_loopback(where.host)
     app = build(house, where.api_key, where.cors, local)
     listener = listen(where.host, where.port)
+    _connect(house, where, runtimes)
     config = uvicorn.Config(
         app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, ws_max_size=4_000_000, server_header=False
     )
@@ -43,6 +46,18 @@ def run_server(house: House, where: Where) -> int:
     print(either("Ctrl-C ends it.", "Ctrl-C 结束。"), flush=True)
     asyncio.run(uvicorn.Server(config).serve([listener]))
     return 0
+
+
+def _connect(house: House, where: Where, runtimes: Runtimes) -> None:
+    """Let other runtimes' bodies perform."""
+    if runtimes.livetalking:
+        house.bodies.append(LiveTalking(runtimes.livetalking, runtimes.numbers()).perform)
+    if runtimes.fay:
+        host, port = runtimes.fay_address(where.host)
+        fay = Fay()
+        house.bodies.append(fay.perform)
+        listener = listen(host, port)
+        house.beside.append(lambda: fay.serve(listener, where.cors))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -17,7 +17,7 @@ from actune.tune.run import read_manifest
 
 if TYPE_CHECKING:
     from actune.actor import Actor
-    from actune.serve.command import Load
+    from actune.serve.options import Load
 
 BASE = "base"
 
