@@ -51,6 +51,7 @@ def test_sse_gives_events_in_order(served):
     events = sse(text)
     assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     assert [event["seq"] for event in events] == list(range(len(events)))
+    assert events[-1]["prevented"] == 0
     *said, done = merge(map(from_json, events))
     assert said == [Say("我来做饭。\n"), Act("cook", 6), Say("\n好了，吃吧。")]
     assert done.reason == "stop"

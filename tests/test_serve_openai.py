@@ -102,6 +102,8 @@ def test_tool_choice_narrows_the_list(client, served):
     assert served.actor.asked[-1][1] == ()
     ask(client, tools=TOOLS, tool_choice={"type": "function", "function": {"name": NAMES[1]}})
     assert served.actor.asked[-1][1] == (NAMES[1],)
+    with pytest.raises(openai.BadRequestError, match="tool_choice"):
+        ask(client, tools=TOOLS, tool_choice={"type": "function", "function": {"name": "fly"}})
 
 
 def test_dialects_by_extra_body(client, served):

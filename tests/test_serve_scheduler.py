@@ -5,11 +5,13 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+import torch
 
 from actune.script.events import Act, Done, Fault, Say, merge, write
 from actune.serve.answer import Asked
+from actune.serve.job import Watch
 from actune.serve.metrics import Metrics
-from actune.serve.scheduler import Busy, Scheduler, Stopping
+from actune.serve.scheduler import FORCE, Busy, Scheduler, Stopping
 from serve_tools import FakeActor, run
 
 ECHO = "你好，<&wave&>好"
@@ -177,3 +179,27 @@ def test_what_cannot_be_rendered_takes_no_place():
                     await served.ask(Asked("?"))
 
     run(main())
+
+
+def test_prevented_actions_are_counted_once_each():
+    watch, free, tight = Watch(), torch.tensor([True, True]), torch.tensor([True, False])
+    for allowed in (free, tight, tight, free):
+        watch(torch.tensor([0.0, 1.0]), allowed)
+    assert watch.count == 1
+    watch.acted()
+    watch(torch.tensor([0.0, 1.0]), tight)
+    watch(torch.tensor([1.0, 0.0]), tight)
+    assert watch.count == 2
+
+
+def test_forced_answer_asks_the_engine_to_begin_with_an_action():
+    seen = []
+    actor = FakeActor(lambda request: seen.append(request) or "<&a&>")
+
+    async def main() -> None:
+        async with scheduler(actor) as served:
+            for force in (True, False):
+                await (await served.ask(Asked("?", ("a",), force=force))).whole()
+
+    run(main())
+    assert [request.acting and request.acting.bias for request in seen] == [FORCE, None]

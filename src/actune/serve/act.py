@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header
 from fastapi.responses import Response
 
 from actune.data.rows import Turn
-from actune.script.events import to_json
+from actune.script.events import Done, to_json
 from actune.serve.answer import Answer
 from actune.serve.chunks import Sentences
 from actune.serve.errors import ApiError
@@ -100,7 +100,8 @@ async def wire_events(answer: Answer, sentences: bool, first: int = 0) -> AsyncI
             continue
         for piece in cutter.feed(event) if sentences else [event]:
             if seq >= first:
-                yield to_json(piece, seq)
+                more = {"prevented": answer.prevented} if isinstance(piece, Done) else {}
+                yield to_json(piece, seq) | more
             seq += 1
 
 

@@ -25,6 +25,8 @@ class Asked:
     seed: int = 0
     stop: tuple[str, ...] = ()
     """Words that end the answer where they would be said."""
+    force: bool = False
+    """Begin with an action, if the engine can be made to."""
 
 
 class Answer:
@@ -42,6 +44,8 @@ class Answer:
         self.asked, self.prompt_tokens = asked, prompt_tokens
         self.events: list[Event] = []
         self.begun = time.perf_counter()
+        self.prevented = 0
+        """Actions that the list prevented; known at the end."""
         self.first_word_ms: float | None = None
         self.first_act_ms: float | None = None
         self._news = asyncio.Event()

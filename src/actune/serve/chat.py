@@ -99,9 +99,10 @@ def _asked(house: House, body: Body, names: tuple[str, ...], dialogue: Dialogue)
     if dialogue.question is None:
         return None
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    return house.asked(
-        body, dialogue.question, names, dialogue.history, dialogue.persona, body.max_completion_tokens, stop
-    )
+    # A tool that is asked for by name, or any that is required.
+    force = bool(body.tools) and (body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool))
+    budget = body.max_completion_tokens
+    return house.asked(body, dialogue.question, names, dialogue.history, dialogue.persona, budget, stop, force=force)
 
 
 async def _frames(writer: Completion, answer: Answer | None, usage: bool) -> AsyncIterator[str]:

@@ -75,6 +75,7 @@ class House:
         persona: str = "",
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
+        force: bool = False,
     ) -> Asked:
         """Complete a question with what holds where the client says nothing."""
         defaults = self.defaults
@@ -91,6 +92,7 @@ class House:
             defaults.top_p if how.top_p is None else how.top_p,
             defaults.seed if seed is None else seed,
             tuple(stop),
+            force,
         )
 
     def perform(self, answer: Answer, who: str | None) -> None:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from actune.reader import Reader
-from actune.script.events import Event
+from actune.script.events import Act, Event
 from actune.serve.answer import Answer
 from actune.serve.stops import Stops
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from actune.engine.local import Request
 
 
@@ -30,6 +32,26 @@ class Batch(Protocol):
         """Answers that are not at their end."""
 
 
+class Watch:
+    """Counts the actions that the list prevented: the model's own choice was a token that leads out of it.
+
+    What it would have written after that is not known, so that one deviation counts until the next action.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._armed = True
+
+    def __call__(self, logits: Tensor, allowed: Tensor) -> None:
+        """Look at a step; see `Request.watch`."""
+        if self._armed and not allowed[logits.argmax()]:
+            self.count, self._armed = self.count + 1, False
+
+    def acted(self) -> None:
+        """Note that an action was written."""
+        self._armed = True
+
+
 @dataclass
 class Job:
     """One answer on its way. All but `dropped` belongs to the thread."""
@@ -38,6 +60,7 @@ class Job:
     request: Request
     reader: Reader
     stops: Stops
+    watch: Watch
     deadline: float
     ticket: int | None = None
     """Its name in the batch; None while it waits."""
@@ -52,7 +75,10 @@ class Job:
     def read(self, token: int) -> None:
         """Take its next token."""
         self.left -= 1
-        self.events += self.stops.feed(self.reader.feed(token))
+        events = self.stops.feed(self.reader.feed(token))
+        if any(isinstance(event, Act) for event in events):
+            self.watch.acted()
+        self.events += events
         self.reader.stopped |= self.stops.hit
         if self.reader.stopped or self.left <= 0:
             self.close()

@@ -54,6 +54,7 @@ class Metrics:
         self.answers.labels(done.reason).inc()
         self.tokens.inc(done.tokens or 0)
         self.prompt_tokens.inc(answer.prompt_tokens)
+        self.prevented.inc(answer.prevented)
         if answer.first_word_ms is not None:
             self.word.observe(answer.first_word_ms / 1000)
         if answer.first_act_ms is not None:

@@ -141,7 +141,7 @@ class _Game:
     async def _respond(self, message: str) -> None:
         """Answer what happens in the game, with or without an action."""
         question = self._with_silent(message)
-        script = await self._answer(question, tuple(self._actions), 0)
+        script = await self._answer(question, tuple(self._actions))
         self._remember(question, script)
         for act in script:
             if isinstance(act, Act) and act.name in self._actions:
@@ -160,7 +160,7 @@ class _Game:
             # What the game has just refused comes last.
             left = [name for name in names if name not in failed]
             failed = failed if left else []
-            script = await self._answer(question, tuple(left or names), tries)
+            script = await self._answer(question, tuple(left or names), tries, force=True)
             act = next((event for event in script if isinstance(event, Act)), Act((left or names)[0]))
             result = await self._do(act.name)
             if result.success:
@@ -182,12 +182,14 @@ class _Game:
         await self._socket.send_text(json.dumps({"command": "action", "data": {"id": id, "name": name}}))
         return await result
 
-    async def _answer(self, question: str, names: tuple[str, ...], tries: int) -> list[Event]:
+    async def _answer(self, question: str, names: tuple[str, ...], tries: int = 0, force: bool = False) -> list[Event]:
         scheduler = self._house.pick(None)
         # A second try must be able to come out otherwise.
         how = Sampling(temperature=0.7, seed=tries) if tries else Sampling()
         described = [f"{name}: {text}" for name in names if (text := self._actions[name].description)]
-        answer = await scheduler.ask(self._house.asked(how, question, names, self._history, "\n".join(described)))
+        persona = "\n".join(described)
+        asked = self._house.asked(how, question, names, self._history, persona, force=force)
+        answer = await scheduler.ask(asked)
         try:
             return await answer.whole()
         finally:

@@ -13,17 +13,21 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from actune.script.acting import Acting
 from actune.script.events import Event
 from actune.serve.answer import Answer, Asked
-from actune.serve.job import Batch, Job
+from actune.serve.job import Batch, Job, Watch
 from actune.serve.metrics import Metrics
 from actune.serve.stops import Stops
 
 if TYPE_CHECKING:
     from actune.engine.local import Request
 
+# Nats; no doubt of a model is that strong.
+FORCE = 1e4
 log = logging.getLogger(__name__)
 
 
@@ -107,11 +111,11 @@ class Scheduler:
         answer = Answer(asked)
         self._rendering += 1
         try:
-            request = await self._loop.run_in_executor(self._renderer, self._render, asked)
+            request = await self._loop.run_in_executor(self._renderer, self._render, asked, watch := Watch())
         finally:
             self._rendering -= 1
         answer.prompt_tokens = len(request.prompt)
-        job = self._jobs[answer] = Job(answer, request, reader, Stops(asked.stop), deadline)
+        job = self._jobs[answer] = Job(answer, request, reader, Stops(asked.stop), watch, deadline)
         with self._changed:
             self._waiting.append(job)
             self._changed.notify()
@@ -138,7 +142,7 @@ class Scheduler:
         await asyncio.to_thread(self._thread.join)
         self._renderer.shutdown(wait=False)
 
-    def _render(self, asked: Asked) -> Request:
+    def _render(self, asked: Asked, watch: Watch) -> Request:
         request: Request = self._actor.request(
             asked.question,
             asked.names,
@@ -149,7 +153,8 @@ class Scheduler:
             asked.top_p,
             asked.seed,
         )
-        return request
+        acting = replace(request.acting or Acting(), bias=FORCE) if asked.force else request.acting
+        return replace(request, acting=acting, watch=watch)
 
     def _run(self) -> None:
         """The thread."""
@@ -225,6 +230,8 @@ class Scheduler:
 
     def _deliver(self, news: Sequence[tuple[Job, list[Event]]]) -> None:
         for job, events in news:
+            if job.ended:
+                job.answer.prevented = job.watch.count
             job.answer.extend(events)
             self._metrics.count(events)
             if job.answer.done:
