@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -200,11 +201,22 @@ def _tokenizer_folder(folder: Path, base: Path) -> Path:
 
 
 def _with_adapter(model: PreTrainedModel, folder: Path, unmerged: bool) -> Any:
+    # peft 0.21 asks transformers 5.23 by the old name; nobody can act on it here.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     tuned = PeftModel.from_pretrained(model, str(folder), torch_device=str(model.device)).eval()
-    # Folding into quantised weights would round the adapter away.
-    if unmerged or is_quantized(model):
-        return tuned
-    return tuned.merge_and_unload().eval()
+    return tuned if unmerged else fold(tuned)
+
+
+def fold(tuned: Any) -> Any:
+    """Fold an adapter into the weights; on a quantised base it stays apart, for rounding would destroy it.
+
+    Args:
+        tuned: A `PeftModel`; it is of no more use afterwards.
+
+    Returns:
+        A plain model, or `tuned` as it is.
+    """
+    return tuned if is_quantized(tuned) else tuned.merge_and_unload().eval()
 
 
 def base_of(manifest: Manifest, override: str | None) -> Source:

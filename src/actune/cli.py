@@ -31,6 +31,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Put an actor behind HTTP, and on a stage.",
         "提供 HTTP 服务, 并登上舞台。",
     ),
+    "eval": (
+        "actune.evaluate.command:evaluate",
+        "Score how well a model acts; base beside tuned.",
+        "评测动作质量, 微调前后对比。",
+    ),
     "demo": ("actune.demo:demo", "Train on the examples and show the result.", "用示例训练并展示结果。"),
 }
 

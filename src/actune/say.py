@@ -23,6 +23,8 @@ from actune.terminal import survive
 if TYPE_CHECKING:
     from actune.actor import Actor
 
+MAX_TOKENS = 256
+
 
 def read_actions(actions: str) -> tuple[str, ...]:
     """Read a catalogue as commands take it.
@@ -58,7 +60,7 @@ class How:
     persona: str = ""
     """Text put before the system text."""
     free: bool = False
-    """Lift the constraint; unlisted actions are then shown as faults."""
+    """Lift the constraint; unlisted actions are then shown as faults. (eval: score both ways.)"""
     unmerged: bool = False
     """Keep the adapter apart instead of folding it into the weights."""
     base: str | None = None
@@ -71,8 +73,8 @@ class How:
     """Hold the base in 8 or 4 bits (extra `quant`); auto: as the run was trained."""
     trust_remote_code: bool = False
     """Run Python code that comes with the base."""
-    max_tokens: int = 256
-    """Budget of an answer, in tokens."""
+    max_tokens: int | None = None
+    """Budget of an answer, in tokens [256, eval 96]."""
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -87,7 +89,7 @@ class How:
             UserError: Some are not; all of them are named.
         """
         wanted = {
-            "max_tokens": (">= 1", self.max_tokens >= 1),
+            "max_tokens": (">= 1", self.max_tokens is None or self.max_tokens >= 1),
             "temperature": (">= 0", 0 <= self.temperature < math.inf),
             "top_p": ("0 < top_p <= 1", 0 < self.top_p <= 1),
         }
@@ -150,7 +152,8 @@ def chat(run: str, *, actions: str = "", how: How | None = None) -> int:
 
 
 def _answer(actor: Actor, question: str, names: tuple[str, ...], history: Sequence[Turn], how: How) -> Iterator[Event]:
-    return actor.events(question, names, history, how.persona, how.max_tokens, how.temperature, how.top_p, how.seed)
+    budget = how.max_tokens or MAX_TOKENS
+    return actor.events(question, names, history, how.persona, budget, how.temperature, how.top_p, how.seed)
 
 
 def _talk(actor: Actor, names: tuple[str, ...], how: How) -> None:

@@ -12,7 +12,7 @@ from actune.data.report import clip
 from actune.data.rows import Row, Turn
 from actune.errors import either
 
-_OTHERS = ("history", "expected", "ordered", "describe", "id", "source")
+_OTHERS = ("history", "expected", "ordered", "describe", "id", "source", "lang")
 _ROLES: dict[str, Literal["user", "assistant"]] = {
     "user": "user",
     "usr": "user",
@@ -104,6 +104,7 @@ def _add(values: dict[str, Any], number: int, table: Table) -> None:
             describe=_describe(values.get("describe")),
             id=str(values.get("id") or ""),
             source=str(values.get("source") or ""),
+            lang=str(values.get("lang") or ""),
             file=table.file,
             line=number,
         )

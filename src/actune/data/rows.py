@@ -31,6 +31,9 @@ class Row:
     describe: Mapping[str, str] = field(default_factory=dict)
     id: str = ""
     source: str = ""
+    """Where the row comes from, to score by."""
+    lang: str = ""
+    """Language as the file says it; empty if it does not."""
     file: str = ""
     sheet: str = ""
     line: int = 0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from actune.data.augment import used_actions
 from actune.data.rows import Row
 
 FEWEST_ROWS, FEWEST_VALID = 40, 8
+
+K = TypeVar("K", int, str)
 
 
 def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -29,14 +32,28 @@ def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list
     kinds: dict[int, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         kinds[min(3, len(used_actions(row)))].append(index)
-    exact = {kind: wanted * len(members) / len(rows) for kind, members in kinds.items()}
-    quota = {kind: int(number) for kind, number in exact.items()}
-    # Largest remainders first, so that the parts add up.
-    for kind in sorted(exact, key=lambda kind: (quota[kind] - exact[kind], kind))[: wanted - sum(quota.values())]:
-        quota[kind] += 1
+    quota = quotas({kind: len(members) for kind, members in kinds.items()}, wanted)
     rng = random.Random(f"{seed}/valid")
     taken = {index for kind in sorted(kinds) for index in rng.sample(kinds[kind], quota[kind])}
     return (
         [row for index, row in enumerate(rows) if index not in taken],
         [row for index, row in enumerate(rows) if index in taken],
     )
+
+
+def quotas(sizes: Mapping[K, int], wanted: int) -> dict[K, int]:
+    """Part a number among kinds in proportion to their sizes.
+
+    Args:
+        sizes: How many there are of each kind.
+        wanted: How many are wanted in all, not more than there are.
+
+    Returns:
+        How many of each kind; they add up to `wanted`.
+    """
+    exact = {kind: wanted * size / sum(sizes.values()) for kind, size in sizes.items()}
+    quota = {kind: int(number) for kind, number in exact.items()}
+    # Largest remainders first, so that the parts add up.
+    for kind in sorted(exact, key=lambda kind: (quota[kind] - exact[kind], kind))[: wanted - sum(quota.values())]:
+        quota[kind] += 1
+    return quota

@@ -1,0 +1,1 @@
+"""Rows and actors in, scores with intervals out."""
