@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from actune.evaluate.bootstrap import Estimate, Resampled
 
 from actune.actor import load_actor
 from actune.data import augment
 from actune.data.load import load_rows
 from actune.data.rows import Row
+from actune.evaluate.bootstrap import Estimate, Resampled
 from actune.script.events import Act
 from actune.script.parser import parse
 from actune.script.score import Outcome, tally

@@ -99,6 +99,7 @@ def test_jsonl_takes_lists_history_and_choice_rows(tmp_path: Path) -> None:
         describe={"a": "does a"},
         id="7",
         source="s",
+        lang="en",
         file=str(file),
         line=3,
     )

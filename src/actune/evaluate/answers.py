@@ -74,7 +74,8 @@ def requests_for(system: System, cases: Sequence[Case], how: How) -> list[Reques
         except UserError as error:
             bad.append((case, error))
         else:
-            requests.append(request)
+            # How the run decides to act was fitted to the run.
+            requests.append(replace(request, acting=None, blank=None) if system.shared else request)
     if bad:
         lines = [f"  {case.id}: {error.where}: {error.got}" for case, error in bad[:MOST_SHOWN]]
         raise UserError(
@@ -105,7 +106,7 @@ def answer(system: System, cases: Sequence[Case], how: How, free: bool, advance:
     """
     watches = [Watch() for _ in cases]
     requests = [
-        replace(request, names=None) if free else replace(request, watch=watch)
+        replace(request, names=None, acting=None, blank=None) if free else replace(request, watch=watch)
         for request, watch in zip(requests_for(system, cases, how), watches, strict=True)
     ]
     answers: dict[int, Answer] = {}

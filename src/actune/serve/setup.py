@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from actune.actor import ADAPTER, base_of
 from actune.errors import UserError, either
-from actune.say import How, load
+from actune.say import MAX_TOKENS, How, load
 from actune.script.dialects import Dialect
 from actune.serve.house import Defaults, House
 from actune.serve.metrics import Metrics
@@ -46,5 +46,5 @@ def make_house(
         key: Scheduler(actor, metrics, limits.max_batch, limits.max_queue, limits.timeout)
         for key, actor in actors.items()
     }
-    defaults = Defaults(names, how.persona, dialect, how.max_tokens, how.temperature, how.top_p, how.seed)
+    defaults = Defaults(names, how.persona, dialect, how.max_tokens or MAX_TOKENS, how.temperature, how.top_p, how.seed)
     return House(models, defaults, metrics)
