@@ -93,3 +93,13 @@ def test_a_run_knows_its_rows_again_whatever_list_they_come_with(tmp_path: Path)
         event.name for row in rows[:3] for event in case_of(row).reference or () if isinstance(event, Act)
     }
     assert read_seen(tmp_path / "elsewhere" / "run") is None
+
+
+def test_a_run_that_starts_from_another_has_seen_its_rows_too(tmp_path: Path) -> None:
+    rows = make_rows(6)
+    (tmp_path / "practice").mkdir()
+    write_seen(tmp_path / "practice", rows[:3])
+    write_seen(tmp_path, rows[3:5], read_seen(tmp_path / "practice"))
+    seen = read_seen(tmp_path)
+    assert seen is not None
+    assert [said_hash(row) in seen.rows for row in rows] == [True] * 5 + [False]

@@ -80,7 +80,7 @@ class How:
     top_p: float = 1.0
     """Share of the probability that sampling may choose from."""
     seed: int = 0
-    """Of the sampling."""
+    """Of the sampling (eval: and of the choice of rows)."""
 
     def checked(self) -> How:
         """Return this if its numbers are possible.

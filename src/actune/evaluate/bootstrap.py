@@ -48,7 +48,8 @@ class Resampled:
     """The scores of one system on the rows and on resamples of them.
 
     Percentile bootstrap over rows (Efron & Tibshirani, *An Introduction to the Bootstrap*, 13.3). The same seed and
-    number of rows draw the same resamples, so that two systems on the same rows are compared in pairs.
+    number of rows draw the same resamples, so that two systems on the same rows are compared in pairs. Where all rows
+    agree (0 of 8), the interval has no width, which is too narrow.
 
     Args:
         parts: What each row adds to numerator and denominator of each metric, e.g. from `score.tally`.

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-WIDTH, HEIGHT = 150, 14
+WIDTH, HEIGHT = 124, 14
 
 
 def esc(text: object) -> str:

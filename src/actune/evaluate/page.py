@@ -106,8 +106,10 @@ def _summary(report: Mapping[str, Any]) -> str:
         name = f'{both(*METRIC_NAMES[metric])}<span class="meaning">{both(*METRIC_MEANINGS[metric])}</span>'
         lines.append(f"<tr><td>{name}</td>{cells}</tr>")
     hint = both(
-        "Bands are 95 % intervals (bootstrap over rows; differences in pairs). Green or red: surely better or worse.",
-        "色带为 95% 区间 (按行自助抽样; 差值成对计算)。绿色或红色: 确定变好或变差。",
+        "Bands are 95 % intervals (bootstrap over rows; differences in pairs). Green or red: surely better or worse. "
+        "Where all rows agree, or there are only a few, an interval is too narrow. n: rows that count.",
+        "色带为 95% 区间 (按行自助抽样; 差值成对计算)。绿色或红色: 确定变好或变差。"
+        "若各行结果相同或行数很少, 区间会偏窄。n: 计入的行数。",
     )
     return (
         f"<section><h2>{both('Scores', '得分')}</h2><table><tr><th>{both('score', '指标')}</th>{head}</tr>"
@@ -145,13 +147,14 @@ def _slices(report: Mapping[str, Any]) -> str:
     slices = {by: labels for by, labels in report["slices"].items() if len(labels) > 1}
     if not slices:
         return ""
+    shown = [(place, name) for place, name in enumerate(report["scores"]) if not name.endswith(".free")]
     head = "".join(
         f'<th class="s{place % 4}">{esc(name)}: {both(*METRIC_NAMES[metric])}</th>'
         for metric in SLICE_METRICS
-        for place, name in enumerate(report["scores"])
+        for place, name in shown
     )
     lines = [
-        f"<tr><td>{both(*SLICE_NAMES[by])}: {_label(label)}</td>{_slice_cells(systems)}</tr>"
+        f"<tr><td>{both(*SLICE_NAMES[by])}: {_label(label)}</td>{_slice_cells(systems, shown)}</tr>"
         for by, labels in slices.items()
         for label, systems in labels.items()
     ]
@@ -164,8 +167,9 @@ def _label(label: str) -> str:
     return both(*LABEL_NAMES[label]) if label in LABEL_NAMES else esc(label)
 
 
-def _slice_cells(systems: Mapping[str, Any]) -> str:
-    each: Sequence[tuple[str, int, Mapping[str, Any]]] = [
-        (metric, place, system[metric]) for metric in SLICE_METRICS for place, system in enumerate(systems.values())
-    ]
-    return "".join(f'<td class="s{place % 4}">{_cell(metric, one, 0, 1)}</td>' for metric, place, one in each)
+def _slice_cells(systems: Mapping[str, Any], shown: Sequence[tuple[int, str]]) -> str:
+    return "".join(
+        f'<td class="s{place % 4}">{_cell(metric, systems[name][metric], 0, 1)}</td>'
+        for metric in SLICE_METRICS
+        for place, name in shown
+    )

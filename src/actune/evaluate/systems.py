@@ -77,7 +77,10 @@ def load_systems(run: str, against: str | None, how: How) -> list[System]:
 
 def base_within(system: System) -> System | None:
     """Return the base of a system whose adapter is apart."""
-    return replace(system, name="base", kind="base", shared=True) if system.kind == "adapter" else None
+    if system.kind != "adapter":
+        return None
+    manifest = read_manifest(Path(system.given))
+    return replace(system, name="base", given=str(manifest.base["id"]), kind="base", shared=True)
 
 
 def manifest_of(given: str) -> Manifest | None:

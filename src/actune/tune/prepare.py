@@ -21,7 +21,7 @@ from actune.tune.encode import encode
 from actune.tune.options import Settings
 from actune.tune.resume import check_same
 from actune.tune.run import Manifest, rows_hash, versions, write_kept_rows, write_manifest
-from actune.tune.seen import write_seen
+from actune.tune.seen import read_seen, write_seen
 from actune.tune.split import split
 
 
@@ -168,5 +168,6 @@ def write_start(run: Path, prepared: Prepared) -> None:
     prepared.tokenizer.save_pretrained(run)
     valid = prepared.valid.rows if prepared.valid else ()
     write_kept_rows(run, prepared.train.rows, valid)
-    write_seen(run, prepared.train.rows)
+    start = prepared.manifest.practice
+    write_seen(run, prepared.train.rows, read_seen(Path(start["folder"])) if start else None)
     write_manifest(run, prepared.manifest)

@@ -34,13 +34,18 @@ def said_hash(row: Row) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
-def write_seen(run: Path, rows: Iterable[Row]) -> None:
-    """Write down the rows that are trained on; no text of them is kept but the actions' names."""
+def write_seen(run: Path, rows: Iterable[Row], before: Seen | None = None) -> None:
+    """Write down what is trained on; no text of the rows is kept but the actions' names.
+
+    Args:
+        run: The run's folder.
+        rows: The rows that are trained on.
+        before: What the adapter that the run starts from was trained on.
+    """
     kept = list(rows)
-    data = {
-        "rows": sorted({said_hash(row) for row in kept}),
-        "actions": sorted({name for row in kept for name in used_actions(row)}),
-    }
+    hashes = {said_hash(row) for row in kept} | (before.rows if before else set())
+    names = {name for row in kept for name in used_actions(row)} | (before.actions if before else set())
+    data = {"rows": sorted(hashes), "actions": sorted(names)}
     write_whole(run / SEEN, json.dumps(data, ensure_ascii=False) + "\n")
 
 
