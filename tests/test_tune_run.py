@@ -24,7 +24,7 @@ from actune.tune.run import (
 )
 from conftest import make_rows
 
-KEYS = ["format", "base", "prompt", "recipe", "options", "data", "probe", "practice", "best", "versions"]
+KEYS = ["format", "base", "prompt", "recipe", "options", "data", "probe", "practice", "best", "acting", "versions"]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from actune.engine.local import LocalEngine, Request
 from actune.errors import UserError, either
 from actune.prompt import PromptFormat
 from actune.reader import Reader
+from actune.script.acting import Acting
 from actune.script.catalogue import catalogue as check_catalogue
 from actune.script.events import Event
 from actune.tune.run import MANIFEST, Manifest, read_manifest
@@ -36,10 +37,17 @@ class Actor:
         engine: Where tokens come from.
         fmt: The prompt's format; None (a base that was never tuned): built-in text in the question's language.
         free: Lift the constraint; unlisted actions then come as faults.
+        acting: How it is decided to act, unless `free`.
     """
 
-    def __init__(self, engine: LocalEngine, fmt: PromptFormat | None = None, free: bool = False) -> None:
-        self.engine, self.free = engine, free
+    def __init__(
+        self,
+        engine: LocalEngine,
+        fmt: PromptFormat | None = None,
+        free: bool = False,
+        acting: Acting | None = None,
+    ) -> None:
+        self.engine, self.free, self.acting = engine, free, acting
         self.tokenizer: PreTrainedTokenizerBase = engine.tokenizer
         self._fmt = fmt
         self._bare = PromptFormat.for_rows((), self.tokenizer) if fmt is None else fmt
@@ -92,7 +100,14 @@ class Actor:
         """
         names = check_catalogue(catalogue)
         ids = self.prompt_ids(question, names, history, persona, max_tokens)
-        return Request(ids, None if self.free else names, max_tokens, temperature, top_p, seed)
+        request = Request(ids, names, max_tokens, temperature, top_p, seed)
+        if self.free:
+            return replace(request, names=None)
+        if self.acting is None or self.acting.neutral:
+            return request
+        fmt = self.format_for(question, history)
+        blank = prompt.blank_ids(self.tokenizer, fmt, names, persona) if self.acting.compares else None
+        return replace(request, acting=self.acting, blank=blank)
 
     def reader(self, catalogue: Collection[str]) -> Reader:
         """Make what turns the tokens of an answer to a `request` with this catalogue into events."""
@@ -190,8 +205,9 @@ def load_actor(
     if tuned:
         model = _with_adapter(model, folder, unmerged)
     fmt = None if manifest is None else PromptFormat.from_dict(manifest.prompt)
+    acting = None if manifest is None else Acting.from_dict(manifest.acting)
     ends.add(prompt.stop_token(tokenizer, fmt or PromptFormat.for_rows((), tokenizer)))
-    return Actor(LocalEngine(model, tokenizer, sorted(ends)), fmt, free)
+    return Actor(LocalEngine(model, tokenizer, sorted(ends)), fmt, free, acting)
 
 
 def _tokenizer_folder(folder: Path, base: Path) -> Path:

@@ -19,6 +19,7 @@ __all__ = [
     "SYSTEM",
     "PromptFormat",
     "answer_ids",
+    "blank_ids",
     "language_of",
     "read_template",
     "render",
@@ -109,6 +110,13 @@ def render_ids(
         kept = kept[1:]
         while kept and kept[0].role != "user":
             kept = kept[1:]
+
+
+def blank_ids(
+    tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat, actions: Sequence[str], persona: str = ""
+) -> list[int]:
+    """Render a prompt with this list and nothing asked: what the list alone suggests is measured after it."""
+    return render_ids(tokenizer, fmt, "", actions, (), persona)
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat, script: str) -> list[int]:

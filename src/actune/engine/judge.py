@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -80,12 +81,12 @@ class Judge:
 
     def __init__(self, engine: LocalEngine, request: Request) -> None:
         acting, names = request.acting or Acting(), request.names or ()
-        if request.blank is None and (acting.gamma or acting.contrast):
+        if request.blank is None and acting.compares:
             raise ValueError("this acting compares with a prompt without a question: set Request.blank")
         self._acting, self._vocabulary = acting, engine.vocabulary
         self._spelled = _spell(engine, names) if len(names) <= SCORED else {}
         self._blank: Blank | None = None
-        if request.blank is not None and (acting.gamma or acting.contrast or request.trace is not None):
+        if request.blank is not None and (acting.compares or request.trace is not None):
             self._blank = engine.blank(tuple(request.blank), tuple(self._spelled))
         self._openers = torch.from_numpy(engine.vocabulary.openers)
         self._crooked = torch.from_numpy(engine.vocabulary.crooked)
@@ -97,7 +98,7 @@ class Judge:
         self._done: list[str] = []
         self._over = self._inside = False
         self._trace = Trace() if request.trace is None else request.trace
-        self._trace.contrast = acting.contrast
+        self._trace.odds = 0.0 if self._blank is None else self._blank.odds
 
     def take(self, logits: Tensor, state: int, left: int, pick: Pick, look: Look) -> int:
         """Choose the next token.
@@ -138,7 +139,7 @@ class Judge:
         return pick(logits.index_fill(0, self._openers, -torch.inf))
 
     def _weigh(self, logits: Tensor, again: bool) -> tuple[Tensor, float]:
-        """Shift the tokens that open a tag; return the margin too, without the bias (see `Trace`)."""
+        """Shift the tokens that open a tag; return the margin before that too (see `Trace`)."""
         opening = logits[self._openers].max() if len(self._openers) else torch.tensor(-torch.inf)
         if self._over or opening == -torch.inf:
             return logits, -math.inf
@@ -146,7 +147,7 @@ class Judge:
         rest = logits.index_fill(0, self._openers, -torch.inf).max()
         bias = self._acting.again if again else self._acting.bias
         shifted = logits.index_add(0, self._openers, torch.full((len(self._openers),), bias - doubt))
-        return shifted, float(opening - rest) - doubt
+        return shifted, float(opening - rest)
 
     def _opens(self, token: int) -> bool:
         return self._vocabulary.words[token] != 0 and token not in self._vocabulary.stop_ids
@@ -171,10 +172,11 @@ class Judge:
         blank = tuple(0.0 if self._blank is None else self._blank.scores[name] for name in names)
         totals = [value - self._acting.gamma * other for value, other in zip(values, blank, strict=True)]
         name = names[pick(torch.tensor(totals))]
-        over = full or (not self._acting.repeats and name in self._done)
-        self._trace.choices.append(Choice(names, tuple(values), blank, None if over else name))
-        if over:
+        choice = Choice(names, tuple(values), blank, name)
+        if self._acting.ends(choice, name, self._done):
+            self._trace.choices.append(replace(choice, taken=None))
             return False
+        self._trace.choices.append(choice)
         self._done.append(name)
         self._forced = [*((id,) for id in (*rest, *fitting[name].tokens)), fitting[name].closers]
         return True

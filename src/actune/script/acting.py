@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -20,6 +20,8 @@ class Acting:
         bias: Added to the logits that open the first tag of an answer, in nats.
         again: The same for each next tag.
         contrast: Share of those logits' log-odds without the question that is taken off.
+        fit: Some action not yet done must be more probable with the question than without by this, in nats; if none
+            is, nothing fits and the acting ends. None: not asked.
         gamma: A name counts ``log p(name | question) - gamma * log p(name | no question)``.
         repeats: Whether an action may be done twice in an answer; if not, the wish to ends the acting.
         most: Actions in an answer at most; None for no limit.
@@ -28,9 +30,29 @@ class Acting:
     bias: float = 0.0
     again: float = 0.0
     contrast: float = 0.0
+    fit: float | None = None
     gamma: float = 0.0
     repeats: bool = True
     most: int | None = None
+
+    @property
+    def compares(self) -> bool:
+        """Whether it needs the prompt without the question."""
+        return bool(self.contrast or self.gamma or self.fit is not None)
+
+    def ends(self, choice: Choice, name: str, done: Sequence[str]) -> bool:
+        """Tell whether a wish to act is refused, and the acting over.
+
+        Args:
+            choice: What was wished among.
+            name: The one that would be written.
+            done: The answer's actions so far.
+        """
+        return (
+            (self.most is not None and len(done) >= self.most)
+            or (not self.repeats and name in done)
+            or (self.fit is not None and choice.fit(done) < self.fit)
+        )
 
     @property
     def neutral(self) -> bool:
@@ -49,7 +71,7 @@ class Acting:
             UserError: A newer actune stored what this one does not know, or a value is impossible.
         """
         wanted = {entry.name for entry in fields(cls)}
-        numbers = [stored.get(name, 0.0) for name in ("bias", "again", "contrast", "gamma")]
+        numbers = [stored.get(name) or 0.0 for name in ("bias", "again", "contrast", "fit", "gamma")]
         good = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
         if not good or not set(stored) <= wanted:
             raise UserError(
@@ -70,23 +92,19 @@ class Trace:
     passed: dict[bool, float] = field(default_factory=lambda: {False: -math.inf, True: -math.inf})
     """Greatest margin with which none was opened."""
     choices: list[Choice] = field(default_factory=list)
-    contrast: float = 0.0
-    """The contrast that the margins hold already."""
-    stopped: int | None = None
-    """Number of actions after which another was wished and refused."""
+    odds: float = 0.0
+    """Log-odds of a tag without the question, which a contrast takes off."""
 
     def agrees(self, acting: Acting) -> bool:
         """Tell whether the answer would be the same under other numbers."""
-        if acting.contrast != self.contrast:
-            return False
-        for again, shift in ((False, acting.bias), (True, acting.again)):
+        for again, bias in ((False, acting.bias), (True, acting.again)):
+            shift = bias - acting.contrast * self.odds
             if self.opened[again] + shift <= 0 or self.passed[again] + shift > 0:
                 return False
         done: list[str] = []
         for choice in self.choices:
             name = choice.best(acting.gamma)
-            ends = (acting.most is not None and len(done) >= acting.most) or (not acting.repeats and name in done)
-            if ends:
+            if acting.ends(choice, name, done):
                 return choice.taken is None
             if name != choice.taken:
                 return False
@@ -109,6 +127,11 @@ class Choice:
     scores: tuple[float, ...]
     blank: tuple[float, ...]
     taken: str | None
+
+    def fit(self, done: Sequence[str]) -> float:
+        """Return by how much the question raises the action that it raises most, of those not done; nats."""
+        raised = zip(self.names, self.scores, self.blank, strict=True)
+        return max((score - blank for name, score, blank in raised if name not in done), default=-math.inf)
 
     def best(self, gamma: float) -> str:
         """Return the name with the highest calibrated score; the first of equals."""

@@ -34,6 +34,7 @@ class Manifest:
         probe: What was found out at the start and is obeyed on resume: ``device``, ``dtype``, ``threads``.
         best: Which step the adapter is from and why; empty until the run has ended.
         practice: ``folder``, ``rows`` and ``sha256`` of the adapter that the run started from; empty if it was fresh.
+        acting: `Acting.to_dict()`, found on the validation rows; empty: nothing to change, or not looked for.
         versions: Of the packages that decide the result.
     """
 
@@ -45,6 +46,7 @@ class Manifest:
     probe: dict[str, Any]
     best: dict[str, Any] = field(default_factory=dict)
     practice: dict[str, Any] = field(default_factory=dict)
+    acting: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -72,7 +74,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_manifest(run: Path, manifest: Manifest) -> None:
     """Write the manifest so that there is always a whole one."""
-    keys = ("format", "base", "prompt", "recipe", "options", "data", "probe", "practice", "best", "versions")
+    keys = ("format", "base", "prompt", "recipe", "options", "data", "probe", "practice", "best", "acting", "versions")
     data = asdict(manifest)
     write_whole(run / MANIFEST, json.dumps({key: data[key] for key in keys}, ensure_ascii=False, indent=2) + "\n")
 

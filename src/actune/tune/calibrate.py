@@ -1,0 +1,205 @@
+"""Finding the numbers of `Acting` on the validation rows: when to act, how often, and which of the names."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from actune import prompt
+from actune.data.rows import Row
+from actune.engine.local import LocalEngine, Request
+from actune.errors import either
+from actune.prompt import PromptFormat
+from actune.reader import Reader
+from actune.script.acting import Acting, Trace
+from actune.script.events import Event
+from actune.script.score import Outcome, measure
+from actune.tune.encode import encode
+from actune.tune.exam import MOST_ROWS, MOST_TOKENS, Answer
+
+log = logging.getLogger(__name__)
+# With fewer rows the best of many numbers is the luckiest.
+LEAST_ROWS = 8
+NONE_RIGHT = 0.7
+# What is this much better in f1 is worth a number; less is chance, and the simpler numbers are kept.
+WORTH = 0.01
+
+GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+MOSTS = (None, 3, 2, 1)
+CONTRASTS = (0.0, 0.5, 1.0)
+# Values tried of a threshold: so many, spread over those at which some row's answer changes.
+SPREAD = 6
+
+
+@dataclass
+class _Asked:
+    """A row, and every answer to it so far with what it hung on."""
+
+    row: Row
+    request: Request
+    left_alone: Outcome | None = None
+    """The answer under neutral numbers, where nothing is decided and so nothing is traced."""
+    known: list[tuple[Trace, Outcome]] = field(default_factory=list)
+
+    def outcome(self, acting: Acting) -> Outcome | None:
+        """Find the answer under these numbers, if it is one of those known."""
+        if acting.neutral:
+            return self.left_alone
+        return next((outcome for trace, outcome in self.known if trace.agrees(acting)), None)
+
+    def trace(self, acting: Acting) -> Trace | None:
+        """Find what the answer under these numbers hung on."""
+        return next((trace for trace, _ in self.known if trace.agrees(acting)), None)
+
+
+@dataclass
+class _Search:
+    """Scores numbers; answers that other numbers would not change are not written again."""
+
+    engine: LocalEngine
+    asked: list[_Asked]
+    written: int = 0
+    tried: dict[Acting, dict[str, float | None]] = field(default_factory=dict)
+
+    def scores(self, acting: Acting) -> dict[str, float | None]:
+        """Score all rows under these numbers."""
+        if acting not in self.tried:
+            self._write([one for one in self.asked if one.outcome(acting) is None], acting)
+            outcomes = [outcome for one in self.asked if (outcome := one.outcome(acting)) is not None]
+            self.tried[acting] = measure(outcomes)
+        return self.tried[acting]
+
+    def traces(self, acting: Acting) -> list[Trace]:
+        """Tell what the rows' answers hang on; under neutral numbers, where nothing is traced, under the nearest."""
+        near = replace(acting, repeats=False) if acting.neutral else acting
+        self.scores(near)
+        return [trace for one in self.asked if (trace := one.trace(near)) is not None]
+
+    def worth(self, acting: Acting) -> tuple[float, float]:
+        """Order numbers: enough rows without an action left alone, then f1."""
+        scores = self.scores(acting)
+        none_right, f1 = scores["none_right"], scores["f1"]
+        return min(NONE_RIGHT, 1.0 if none_right is None else none_right), f1 or 0.0
+
+    def best(self, start: Acting, others: Iterable[Acting]) -> Acting:
+        """Take the best; a later one only if it is worth it."""
+        best = start
+        for acting in others:
+            (enough, f1), (enough_now, f1_now) = self.worth(acting), self.worth(best)
+            if enough > enough_now or (enough == enough_now and f1 > f1_now + WORTH):
+                best = acting
+        return best
+
+    def _write(self, missing: list[_Asked], acting: Acting) -> None:
+        traces = [Trace() for _ in missing]
+        requests = [replace(one.request, acting=acting, trace=t) for one, t in zip(missing, traces, strict=True)]
+        for one, trace, tokens in zip(missing, traces, self.engine.generate(requests), strict=True):
+            outcome = Answer(one.row, tuple(self._events(one.row, tokens))).outcome
+            if acting.neutral:
+                one.left_alone = outcome
+            else:
+                one.known.append((trace, outcome))
+        self.written += len(missing)
+
+    def _events(self, row: Row, tokens: list[int]) -> list[Event]:
+        reader = Reader(self.engine.vocabulary.token_bytes, self.engine.stop_ids, row.actions, blank=False)
+        events = [event for token in tokens for event in reader.feed(token)]
+        return [*events, *reader.close()]
+
+
+def calibrate(engine: LocalEngine, fmt: PromptFormat, rows: Sequence[Row]) -> tuple[Acting, dict[str, Any]]:
+    """Find the numbers with the best f1 among those that leave enough rows without an action alone.
+
+    One number after the other, each over its grid with the others held; greedy answers, at most `MOST_ROWS` rows. An
+    answer is written again only for numbers under which it would be another one.
+
+    Args:
+        engine: With the tuned model, in evaluation mode.
+        fmt: The run's prompt format.
+        rows: Validation rows with scripts; never those that are reported on.
+
+    Returns:
+        The numbers, neutral with fewer than `LEAST_ROWS` rows, and what was tried: ``rows``, ``written`` (answers),
+        ``note``, ``neutral`` and ``chosen`` (scores), ``tried`` (numbers with f1 and none_right).
+    """
+    kept = [row for row in rows if row.script]
+    if len(kept) < LEAST_ROWS:
+        note = either(
+            f"{len(kept)} validation rows are too few (at least {LEAST_ROWS}) to set when and how to act",
+            f"验证数据只有 {len(kept)} 行 (至少 {LEAST_ROWS} 行), 不足以校准何时行动",
+        )
+        log.info(note)
+        return Acting(), {"rows": len(kept), "written": 0, "note": note, "tried": []}
+    asked = min(MOST_ROWS, len(kept))
+    spread = [kept[place * len(kept) // asked] for place in range(asked)]
+    search = _Search(engine, [_Asked(row, _request(engine, fmt, row)) for row in spread])
+    best = Acting()
+    for step in (_repeats, _choice, _threshold, _next, _contrast, _threshold):
+        best = search.best(best, step(search, best))
+    tried = [{**acting.to_dict(), **_brief(scores)} for acting, scores in search.tried.items()]
+    found = {"neutral": search.tried[Acting()], "chosen": search.tried[best], "tried": tried}
+    return best, {"rows": asked, "written": search.written, "note": "", **found}
+
+
+def _repeats(search: _Search, acting: Acting) -> Iterator[Acting]:
+    yield from (replace(acting, repeats=repeats, most=most) for repeats in (False, True) for most in MOSTS)
+
+
+def _choice(search: _Search, acting: Acting) -> Iterator[Acting]:
+    yield from (replace(acting, gamma=gamma) for gamma in GAMMAS)
+
+
+def _threshold(search: _Search, acting: Acting) -> Iterator[Acting]:
+    traces = search.traces(acting)
+    fits = _spread(trace.choices[0].fit(()) for trace in traces if trace.choices)
+    for bias in [acting.bias, *_biases(acting, traces, again=False)]:
+        # The mildest first: of equals the first is kept.
+        yield from (replace(acting, bias=bias, fit=fit) for fit in (acting.fit, None, *fits))
+
+
+def _next(search: _Search, acting: Acting) -> Iterator[Acting]:
+    biases = _biases(acting, search.traces(acting), again=True)
+    yield from (replace(acting, again=bias) for bias in biases)
+
+
+def _contrast(search: _Search, acting: Acting) -> Iterator[Acting]:
+    for contrast in CONTRASTS:
+        # What is taken off on average is given back, so that only the difference between the rows is tried.
+        odds = [trace.odds for trace in search.traces(acting)] or [0.0]
+        shift = (contrast - acting.contrast) * sum(odds) / len(odds)
+        yield replace(acting, contrast=contrast, bias=round(acting.bias + shift, 2))
+
+
+def _biases(acting: Acting, traces: Iterable[Trace], again: bool) -> list[float]:
+    """Biases just beyond which some answer opens a tag, or does not: the mildest first."""
+    edges = []
+    for trace in traces:
+        off = acting.contrast * trace.odds
+        edges += [off - trace.opened[again] - 0.02, off - trace.passed[again] + 0.02]
+    return sorted(_spread(edges), key=abs)
+
+
+def _spread(values: Iterable[float]) -> list[float]:
+    """Take at most `SPREAD` of some numbers, from the least to the greatest."""
+    known = sorted({round(value, 2) for value in values if math.isfinite(value)})
+    if len(known) <= SPREAD:
+        return known
+    return [known[place * (len(known) - 1) // (SPREAD - 1)] for place in range(SPREAD)]
+
+
+def _request(engine: LocalEngine, fmt: PromptFormat, row: Row) -> Request:
+    example = encode(row, engine.tokenizer, fmt)
+    return Request(
+        example.input_ids[: -example.trained],
+        row.actions,
+        # A good answer is about as long as the author's; what comes much later is no longer asked for.
+        min(MOST_TOKENS, 16 + 2 * example.trained),
+        blank=prompt.blank_ids(engine.tokenizer, fmt, row.actions, row.system),
+    )
+
+
+def _brief(scores: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: None if (value := scores[name]) is None else round(value, 4) for name in ("f1", "none_right")}

@@ -1,0 +1,78 @@
+"""Calibration finds what helps on the rows it is given, and says when they are too few."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from actune.data.rows import Row
+from actune.engine.local import LocalEngine
+from actune.prompt import PromptFormat
+from actune.script.acting import Acting
+from actune.tune.calibrate import LEAST_ROWS, calibrate
+from tiny_actor import byte_tokenizer, tiny_llama
+
+NAMES = ("tea", "light-on", "sing")
+TOKENIZER = byte_tokenizer()
+
+
+def rows(count: int, wanted: int) -> list[Row]:
+    """Rows of which every fourth wants nothing, the others `wanted` different actions."""
+    tags = "".join(f"<&{name}&>" for name in NAMES[:wanted])
+    return [Row(NAMES, f"question {n}", "words" if n % 4 == 0 else f"{tags}words") for n in range(count)]
+
+
+def engine(push: float) -> LocalEngine:
+    """A random model that is pushed to open tags, always by `<&`."""
+    made = LocalEngine(tiny_llama(TOKENIZER), TOKENIZER, [TOKENIZER.eos_token_id])
+    extra = torch.zeros(made.vocabulary.size)
+    extra[TOKENIZER.convert_tokens_to_ids("<")] = -100.0
+    extra[TOKENIZER.convert_tokens_to_ids("<&")] = push
+    forward = made.forward
+    made.forward = lambda *args: forward(*args) + extra
+    return made
+
+
+def test_few_rows_set_nothing_and_it_is_said():
+    data = rows(LEAST_ROWS - 1, 1)
+    acting, found = calibrate(engine(0.0), PromptFormat.for_rows(data, TOKENIZER), data)
+    assert acting == Acting()
+    assert str(LEAST_ROWS - 1) in found["note"]
+    assert found["written"] == 0
+
+
+def test_acting_too_much_is_curbed():
+    data = rows(12, 1)
+    made = engine(9.0)
+    acting, found = calibrate(made, PromptFormat.for_rows(data, TOKENIZER), data)
+    assert found["neutral"]["f1"] < 0.6
+    assert found["chosen"]["f1"] > found["neutral"]["f1"]
+    assert found["chosen"]["none_right"] >= 0.7
+    assert not acting.neutral
+    # Most numbers change nothing for most rows: those answers are not written again.
+    assert len(found["tried"]) > 30
+    assert found["written"] < 0.3 * len(found["tried"]) * len(data)
+    again, _ = calibrate(engine(9.0), PromptFormat.for_rows(data, TOKENIZER), data)
+    assert again == acting
+
+
+def test_scores_are_those_of_answers_written_with_these_numbers():
+    from actune.tune.calibrate import _Asked, _request, _Search
+
+    data, made = rows(8, 2), engine(9.0)
+    fmt = PromptFormat.for_rows(data, TOKENIZER)
+    kept = _Search(made, [_Asked(row, _request(made, fmt, row)) for row in data])
+    dice = random.Random(1)
+    for _ in range(25):
+        acting = Acting(
+            bias=dice.choice((-2.0, 0.0, 1.0)),
+            again=dice.choice((-3.0, 0.0)),
+            fit=dice.choice((None, 0.5)),
+            gamma=dice.choice((0.0, 1.0)),
+            repeats=dice.random() < 0.5,
+        )
+        fresh = _Search(made, [_Asked(row, _request(made, fmt, row)) for row in data])
+        assert kept.scores(acting) == pytest.approx(fresh.scores(acting))
+    assert kept.written < 25 * len(data) * 0.7
