@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,24 @@ def test_a_second_run_is_named_after_its_folder(run: Path, choices: Path, tmp_pa
     assert list(result["scores"]) == ["tuned", "run"]
     assert all(each["value"] in (0, None) for each in result["difference"])
     assert result["forgetting"] == {}
+
+
+def test_a_merged_folder_scores_as_its_run_does_and_finds_its_base(
+    report: dict[str, Any], run: Path, choices: Path, tmp_path: Path
+) -> None:
+    actor = load_actor(run)
+    actor.engine.model.save_pretrained(tmp_path / "merged")
+    actor.tokenizer.save_pretrained(tmp_path / "merged")
+    shutil.copy(run / "actune.json", tmp_path / "merged")
+    data = [run.parent / "rows.csv", choices]
+    assert evaluate(str(tmp_path / "merged"), data, against="base", out=tmp_path / "out", how=HOW) == 0
+    result = report_of(tmp_path / "out")
+    for one, other in zip(result["rows"], report["rows"], strict=True):
+        assert one["answers"] == {name: other["answers"][name] for name in ("tuned", "base")}
+    assert result["about"]["seen"] == {"asked": True, "rows": None}
+    kept = result["forgetting"]["tuned"]["value"]
+    assert kept == pytest.approx(report["forgetting"]["tuned"]["value"], rel=1e-3)
+    assert kept > 0.01
 
 
 def test_a_report_on_other_rows_is_never_overwritten(run: Path, choices: Path, tmp_path: Path) -> None:
