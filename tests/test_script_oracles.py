@@ -19,6 +19,7 @@ import torch
 from transformers import AutoTokenizer
 
 from actune.script.events import Act, Fault
+from actune.script.formats import lark, structural_tag
 from actune.script.grammar import Grammar
 from actune.script.parser import parse
 from actune.script.vocabulary import Vocabulary
@@ -64,11 +65,8 @@ def compiler_of(name: str):
 
 
 def xgrammar_matcher(name: str, names: tuple[str, ...]):
-    elements = [{"type": "const_string", "value": each} for each in names]
-    tag = {"type": "tag", "begin": "<&", "content": {"type": "or", "elements": elements}, "end": "&>"}
-    form = {"type": "triggered_tags", "triggers": ["<&"], "tags": [tag]}
     return xgrammar.GrammarMatcher(
-        compiler_of(name).compile_structural_tag({"type": "structural_tag", "format": form}),
+        compiler_of(name).compile_structural_tag(structural_tag(names)),
         override_stop_tokens=list(base(name)[1].stop_ids),
     )
 
@@ -80,9 +78,7 @@ def llguidance_tokenizer(name: str):
 
 
 def llguidance_matcher(name: str, names: tuple[str, ...]):
-    lark = '%llguidance {}\nstart: tag* TEXT\ntag: hd act "&>"\nhd[lazy]: TEXT "<&"\nTEXT: /(?s:.*)/\nact: '
-    lark += " | ".join(json.dumps(each, ensure_ascii=False) for each in names)
-    return LLMatcher(llguidance_tokenizer(name), LLMatcher.grammar_from_lark(lark), log_level=0)
+    return LLMatcher(llguidance_tokenizer(name), LLMatcher.grammar_from_lark(lark(names)), log_level=0)
 
 
 def bits(bitmask: torch.Tensor, size: int) -> np.ndarray:
