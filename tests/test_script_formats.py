@@ -13,11 +13,11 @@ from actune.script.events import Fault
 from actune.script.formats import lark, regex, structural_tag
 from actune.script.parser import parse
 
-LISTS = ((), ("a",), ("a", "b&", "a<b", "做 饭-\"炒\\\"."))
+LISTS = ((), ("a",), ("a", "b&", "a<b", '做 饭-"炒\\".'))
 # Everything up to six characters of what matters, and a few longer ones.
 TEXTS = [
     "".join(letters) for size in range(7) for letters in itertools.product("<&>a" if size < 6 else "<&a", repeat=size)
-] + ["<&b&&>", "x\n<<&a<b&>&>", "<&做 饭-\"炒\\\".&>好", "<&做 饭&>", "<&b&>", "炒<&a&><&a", "\r\n<&"]
+] + ["<&b&&>", "x\n<<&a<b&>&>", '<&做 饭-"炒\\".&>好', "<&做 饭&>", "<&b&>", "炒<&a&><&a", "\r\n<&"]
 
 
 def sound(text: str, names: tuple[str, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from actune.base.quantize import is_quantized
 from actune.base.source import Source, resolve
 from actune.data.rows import Turn
 from actune.engine.local import LocalEngine, Request
+from actune.engine.protocol import Engine, EngineError
 from actune.errors import UserError, either
 from actune.prompt import PromptFormat
 from actune.reader import Reader
@@ -42,18 +44,36 @@ class Actor:
 
     def __init__(
         self,
-        engine: LocalEngine,
+        engine: Engine,
         fmt: PromptFormat | None = None,
         free: bool = False,
         acting: Acting | None = None,
     ) -> None:
         self.engine, self.free, self.acting = engine, free, acting
+        self.dropped: Counter[str] = Counter()
+        """What the engine wrote and its constraint did not prevent: tags that were left out, by kind of fault."""
         self.tokenizer: PreTrainedTokenizerBase = engine.tokenizer
         self._fmt = fmt
         self._bare = PromptFormat.for_rows((), self.tokenizer) if fmt is None else fmt
         first = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         # SentencePiece puts a blank before every text, so a tuned model's answer begins with one that nobody wrote.
         self._blank = b"".join(engine.vocabulary.token_bytes[id] or b"" for id in first) == b" a"
+
+    @property
+    def local(self) -> LocalEngine:
+        """The engine, where the model itself is needed.
+
+        Raises:
+            UserError: It is another one.
+        """
+        if not isinstance(self.engine, LocalEngine):
+            raise UserError(
+                "--engine",
+                type(self.engine).__name__,
+                either("the model itself, for its logits", "模型本身, 以读取 logits"),
+                either("use --engine local for this", "请用 --engine local"),
+            )
+        return self.engine
 
     def format_for(self, question: str, history: Sequence[Turn] = ()) -> PromptFormat:
         """Return the run's format; without one the dialogue's first words decide the language."""
@@ -100,18 +120,22 @@ class Actor:
         """
         names = check_catalogue(catalogue)
         ids = self.prompt_ids(question, names, history, persona, max_tokens)
-        request = Request(ids, names, max_tokens, temperature, top_p, seed)
+        fmt = self.format_for(question, history)
+        turns = prompt.messages(fmt, question, names, history, persona)
+        request = Request(ids, names, max_tokens, temperature, top_p, seed, messages=turns)
         if self.free:
             return replace(request, names=None)
         if self.acting is None or self.acting.neutral:
             return request
-        fmt = self.format_for(question, history)
         blank = prompt.blank_ids(self.tokenizer, fmt, names, persona) if self.acting.compares else None
         return replace(request, acting=self.acting, blank=blank)
 
     def reader(self, catalogue: Collection[str]) -> Reader:
         """Make what turns the tokens of an answer to a `request` with this catalogue into events."""
-        return Reader(self.engine.vocabulary.token_bytes, self.engine.stop_ids, catalogue, self._blank)
+        can = self.engine.supports
+        # Without the constraint the user wants to see what comes; with it, what slips through must do no harm.
+        dropped = None if self.free or (can.constraint and can.closing) else self.dropped
+        return Reader(self.engine.vocabulary.token_bytes, self.engine.stop_ids, catalogue, self._blank, dropped)
 
     def events(
         self,
@@ -151,7 +175,7 @@ class Actor:
         try:
             for token in self.engine.stream(request):
                 yield from reader.feed(token)
-        except ArithmeticError as error:
+        except (ArithmeticError, EngineError) as error:
             failure = str(error)
         yield from reader.close(failure)
 

@@ -21,6 +21,7 @@ __all__ = [
     "answer_ids",
     "blank_ids",
     "language_of",
+    "messages",
     "read_template",
     "render",
     "render_ids",
@@ -42,6 +43,16 @@ def system_text(fmt: PromptFormat, actions: Sequence[str], persona: str = "") ->
     return f"{persona}\n\n{text}" if persona else text
 
 
+def messages(
+    fmt: PromptFormat, question: str, actions: Sequence[str], history: Sequence[Turn] = (), persona: str = ""
+) -> list[dict[str, str]]:
+    """Write a prompt's turns, the system turn first, in the form of chat templates and servers."""
+    turns = [{"role": turn.role, "content": turn.text} for turn in history]
+    turns.append({"role": "user", "content": question})
+    system = system_text(fmt.of(turns[0]["content"]), actions, persona)
+    return [{"role": "system", "content": system}, *turns]
+
+
 def render(
     tokenizer: PreTrainedTokenizerBase,
     fmt: PromptFormat,
@@ -55,10 +66,8 @@ def render(
     Raises:
         UserError: The chat template takes these turns neither with a system turn nor without.
     """
-    turns = [{"role": turn.role, "content": turn.text} for turn in history]
-    turns.append({"role": "user", "content": question})
-    fmt = fmt.of(turns[0]["content"])
-    return _close_thought(_apply(tokenizer, fmt, system_text(fmt, actions, persona), turns, True))
+    system, *turns = messages(fmt, question, actions, history, persona)
+    return _close_thought(_apply(tokenizer, fmt, system["content"], turns, True))
 
 
 def render_ids(

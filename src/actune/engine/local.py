@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from actune.engine.batch import Batch
 from actune.engine.judge import read_blank
 from actune.engine.prefix import PrefixStore
+from actune.engine.protocol import Supports, generate
 from actune.engine.slots import joinable, kept, seeded, windows
 from actune.engine.tree import Speller, Tree
 from actune.script.acting import Acting, Trace
@@ -40,6 +41,7 @@ class Request:
         blank: The same prompt without a question (and history), which `acting` compares with; needed if it does.
         trace: Filled with what the decisions hung on, if it is asked for.
         watch: Is shown each constrained step's logits and which tokens are allowed, both [vocabulary]; reads only.
+        messages: The prompt's turns, for servers that render it themselves.
     """
 
     prompt: list[int]
@@ -52,6 +54,7 @@ class Request:
     blank: list[int] | None = None
     trace: Trace | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
+    messages: Sequence[Mapping[str, str]] = ()
 
 
 class LocalEngine:
@@ -87,6 +90,8 @@ class LocalEngine:
         self.grammar = functools.lru_cache(maxsize=64)(functools.partial(Grammar, self.vocabulary))
         self.blank = functools.lru_cache(maxsize=64)(functools.partial(read_blank, self))
 
+    supports = Supports()
+
     def batch(self) -> Batch:
         """Start a batch: requests may join and leave between its steps."""
         return Batch(self)
@@ -117,16 +122,7 @@ class LocalEngine:
         Raises:
             ArithmeticError: The model's logits are not numbers.
         """
-        answers: list[list[int]] = [[] for _ in requests]
-        batch, waiting = self.batch(), iter(requests)
-        while True:
-            # Tickets count from 0 in the order of joining, so a ticket is the request's index.
-            while len(batch) < batch_size and (request := next(waiting, None)) is not None:
-                batch.add(request)
-            if not len(batch):
-                return answers
-            for ticket, token in batch.step():
-                answers[ticket].append(token)
+        return cast(list[list[int]], generate(self.batch(), requests, batch_size))
 
     def read(self, prompt: list[int]) -> tuple[Tensor, Cache, int]:
         """Let the model read a prompt, as far as it is not known.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from actune.engine.protocol import Token
 from actune.errors import UserError, either
 from actune.evaluate.cases import Case
 from actune.evaluate.systems import System
@@ -123,7 +124,7 @@ def answer(system: System, cases: Sequence[Case], how: How, free: bool, advance:
     return [answers[index] for index in range(len(cases))]
 
 
-def _events(actor: Actor, tokens: Iterable[int], names: Sequence[str]) -> Iterator[Event]:
+def _events(actor: Actor, tokens: Iterable[Token], names: Sequence[str]) -> Iterator[Event]:
     reader = actor.reader(names)
     for token in tokens:
         yield from reader.feed(token)

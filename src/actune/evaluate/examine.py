@@ -94,7 +94,7 @@ def _references(system: System, cases: Sequence[Case], how: How, advance: Advanc
             if actor.engine.context is None or len(text.prompt) + len(text.answer) <= actor.engine.context:
                 texts[index] = text
     with system.on():
-        parts = dict(zip(texts, reference_parts(actor.engine.model, list(texts.values()), advance), strict=True))
+        parts = dict(zip(texts, reference_parts(actor.local.model, list(texts.values()), advance), strict=True))
     return [parts.get(index, (0, 0)) for index in range(len(cases))]
 
 

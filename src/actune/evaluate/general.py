@@ -52,7 +52,7 @@ def base_answers(base: System, advance: Callable[[int], None]) -> list[General]:
         fmt = PromptFormat(language, SYSTEM[language], chat_template)
         prompts.append(prompt.render_ids(actor.tokenizer, fmt, question, ()))
     with base.on(), numbers(base.name):
-        answers = actor.engine.generate([Request(ids, None, MAX_TOKENS) for ids in prompts], BATCH)
+        answers = actor.local.generate([Request(ids, None, MAX_TOKENS) for ids in prompts], BATCH)
     advance(len(asked))
     return [
         General(language, Text(ids, answer))

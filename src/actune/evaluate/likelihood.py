@@ -60,12 +60,12 @@ def divergence_parts(base: System, tuned: System, texts: Sequence[Text], advance
         For each text the sum over its answer's tokens of KL(base || tuned), in nats, and their number.
     """
     parts: dict[int, Part] = {}
-    for batch in _batches(texts, base.actor.engine.model):
+    for batch in _batches(texts, base.actor.local.model):
         some = [texts[index] for index in batch]
         with base.on():
-            before = _answer_logits(base.actor.engine.model, some)
+            before = _answer_logits(base.actor.local.model, some)
         with tuned.on():
-            after = _answer_logits(tuned.actor.engine.model, some)
+            after = _answer_logits(tuned.actor.local.model, some)
         for index, ours, theirs in zip(batch, before, after, strict=True):
             p, q = torch.log_softmax(ours, -1), torch.log_softmax(theirs, -1)
             parts[index] = float((p.exp() * (p - q)).sum()), len(texts[index].answer)

@@ -42,12 +42,12 @@ class System:
 
     def on(self) -> AbstractContextManager[object]:
         """Make the actor's model this system's for a while."""
-        model: Any = self.actor.engine.model
+        model: Any = self.actor.local.model
         return model.disable_adapter() if self.shared else nullcontext()
 
     def fold(self) -> None:
         """Fold the adapter into the weights; systems that share the actor are of no more use."""
-        engine = self.actor.engine
+        engine = self.actor.local
         if isinstance(engine.model, PeftModel):
             engine.model = fold(engine.model)
 
@@ -93,8 +93,8 @@ def manifest_of(given: str) -> Manifest | None:
 def _load(given: str, name: str, how: How) -> System:
     actor = load(given, replace(how, unmerged=True, free=False))
     # What the base has read is of no use to the tuned model, and one engine serves both.
-    actor.engine.prefixes = PrefixStore(0)
-    if isinstance(actor.engine.model, PeftModel):
+    actor.local.prefixes = PrefixStore(0)
+    if isinstance(actor.local.model, PeftModel):
         return System(name, given, actor, "adapter")
     if (Path(given) / MANIFEST).is_file():
         return System(name, given, actor, "merged")

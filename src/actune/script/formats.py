@@ -1,4 +1,4 @@
-"""The constraint as other programs read it: free text, in which every ``<&`` is followed by a listed name and ``&>``."""
+"""The constraint as other programs read it: free text, and after ``<&`` only a listed name and ``&>``."""
 
 from __future__ import annotations
 

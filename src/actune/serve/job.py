@@ -1,10 +1,11 @@
-"""One answer on its way through the batch, and what the batch must be."""
+"""One answer on its way through the batch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from actune.engine.protocol import End, Token
 from actune.reader import Reader
 from actune.script.events import Act, Event
 from actune.serve.answer import Answer
@@ -14,22 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from actune.engine.local import Request
-
-
-class Batch(Protocol):
-    """Answers that an engine writes together. Used by one thread only."""
-
-    def add(self, request: Request) -> int:
-        """Take a request in and return its ticket; its first token comes with one of the next steps."""
-
-    def step(self) -> list[tuple[int, int]]:
-        """Return (ticket, token) for each token that was made. An answer that has ended leaves by itself."""
-
-    def drop(self, ticket: int) -> None:
-        """Forget an answer, whether it is still here or not."""
-
-    def __len__(self) -> int:
-        """Answers that are not at their end."""
 
 
 class Watch:
@@ -72,8 +57,10 @@ class Job:
     events: list[Event] = field(default_factory=list)
     """What the event loop does not know yet."""
 
-    def read(self, token: int) -> None:
+    def read(self, token: Token | End) -> None:
         """Take its next token."""
+        if isinstance(token, End):
+            return self.close(failure=str(token.error) if token.error else "")
         self.left -= 1
         events = self.stops.feed(self.reader.feed(token))
         if any(isinstance(event, Act) for event in events):

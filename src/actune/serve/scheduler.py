@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from actune.engine.protocol import Batch
 from actune.script.acting import Acting
 from actune.script.events import Event
 from actune.serve.answer import Answer, Asked
-from actune.serve.job import Batch, Job, Watch
+from actune.serve.job import Job, Watch
 from actune.serve.metrics import Metrics
 from actune.serve.stops import Stops
 
