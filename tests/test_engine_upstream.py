@@ -42,7 +42,7 @@ def said(actor: Actor, **how) -> list:
 
 
 def test_an_answer_comes_as_events():
-    with actor_on(Plan()) as (actor, asked):
+    with actor_on(Plan()) as (actor, _):
         assert said(actor) == [Say("Tea. "), Act("tea", 5), Say(" Done"), "stop"]
     with actor_on(Plan(finish="length")) as (actor, _):
         assert said(actor)[-1] == "length"
@@ -157,7 +157,7 @@ def test_the_key_is_sent():
 
 
 def test_many_answers_keep_their_order_and_failures_surface():
-    with actor_on(Plan()) as (actor, asked):
+    with actor_on(Plan()) as (actor, _):
         requests = [actor.request("thirsty", NAMES, max_tokens=8 + index) for index in range(9)]
         answers = actor.engine.generate(requests, 4)
         assert answers == [[b"Tea. ", b"<&te", b"a&>", b" Done", STOP]] * 9
