@@ -210,6 +210,22 @@ def test_a_trace_knows_for_which_numbers_the_answer_is_the_same(llama):
     assert differed > 20
 
 
+def test_a_row_alone_reads_a_tag_at_once(llama):
+    request = ask("hello", Acting(bias=100.0, again=-100.0))
+    batch, steps = llama.batch(), []
+    batch.add(request)
+    while len(batch):
+        steps.append([token for _, token in batch.step()])
+    answer = [token for step in steps for token in step]
+    tag = TOKENIZER.decode(answer).partition("&>")[0].encode()
+    # All but the closing mark come with the first step.
+    assert b"".join(llama.vocabulary.token_bytes[token] for token in steps[0]) == tag
+    assert {len(step) for step in steps[1:]} == {1}
+    assert len(answer) == 60
+    other = llama.generate([request, ask("what", None)])[0]
+    assert answer == other
+
+
 def pushed_engine(push: dict[str, float], ahead: dict[str, float] | None = None) -> LocalEngine:
     """A random model with more logit for some tokens; other ones, perhaps, where it looks ahead."""
     engine = LocalEngine(model_of("llama", TOKENIZER), TOKENIZER, [TOKENIZER.eos_token_id])

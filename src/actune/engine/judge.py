@@ -138,6 +138,12 @@ class Judge:
         self._over = True
         return pick(logits.index_fill(0, self._openers, -torch.inf))
 
+    def sure(self) -> list[int]:
+        """Give the tokens of a planned tag up to its last, which depends on what the model has read by then."""
+        sure = [only[0] for only in self._forced[:-1]]
+        self._forced = self._forced[len(sure) :]
+        return sure
+
     def _weigh(self, logits: Tensor, again: bool) -> tuple[Tensor, float]:
         """Shift the tokens that open a tag; return the margin before that too (see `Trace`)."""
         opening = logits[self._openers].max() if len(self._openers) else torch.tensor(-torch.inf)

@@ -29,8 +29,8 @@ class Row:
         room = request.max_tokens if engine.context is None else engine.context - len(request.prompt)
         self.left = min(request.max_tokens, room)
         """Tokens that may still be written; 0 when the answer has ended."""
-        self.token = 0
-        """The last one chosen; the model has not read it yet."""
+        self.unread: list[int] = []
+        """What was chosen since the model last read."""
         self.cache: Cache | None = None
         """Its own keys and values, where the model's layers cannot be joined."""
         self._grammar = None if request.names is None else engine.grammar(request.names)
@@ -58,15 +58,27 @@ class Row:
                 self.request.watch(logits, allowed)
             logits = logits.masked_fill(~allowed, -torch.inf)
         if self._judge is None:
-            self.token = self._pick(logits)
+            token = self._pick(logits)
         else:
-            self.token = self._judge.take(logits, self._state, self.left, self._pick, look)
+            token = self._judge.take(logits, self._state, self.left, self._pick, look)
+        self.unread = []
+        self._write(token)
+        return token
+
+    def hurry(self) -> list[int]:
+        """Take the tokens that are sure to follow the one just chosen."""
+        sure = [] if self._judge is None else self._judge.sure()
+        for token in sure:
+            self._write(token)
+        return sure
+
+    def _write(self, token: int) -> None:
+        self.unread.append(token)
         self.left -= 1
-        if self.token in self._stop_ids:
+        if token in self._stop_ids:
             self.left = 0
         elif self._grammar is not None:
-            self._state = self._grammar.step(self._state, self.token)
-        return self.token
+            self._state = self._grammar.step(self._state, token)
 
     def _pick(self, logits: Tensor) -> int:
         return int(logits.argmax()) if self.request.temperature <= 0 else self._sample(logits)

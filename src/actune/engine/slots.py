@@ -107,10 +107,10 @@ class Slots:
         if self.end + more > self._capacity[1]:
             self._rebuild(self._capacity[0], self.width, more)
 
-    def grown(self) -> None:
-        """Note that the model has written one more position of every row."""
-        self.end += 1
-        self.lengths = [length + 1 for length in self.lengths]
+    def grown(self, more: int = 1) -> None:
+        """Note that the model has written so many more positions of every row."""
+        self.end += more
+        self.lengths = [length + more for length in self.lengths]
 
     def mask(self, more: int, device: torch.device) -> Tensor:
         """Return the attention mask [rows, width + more]: 1 where a row has a position."""
