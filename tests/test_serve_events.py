@@ -89,7 +89,7 @@ def test_lost_stream_is_taken_up_where_it_was(slow, chunk):
     body = ACT | {"resume": True, "chunk": chunk, "max_tokens": 4000}
     whole = sse(slow.post("/act", body)[2])
     id, first = lose(slow, body, 5)
-    for resumed in (slow.get("/act", {"Last-Event-ID": id}), slow.post("/act", body, {"Last-Event-ID": id})):
+    for resumed in (slow.get("/act/resume", {"Last-Event-ID": id}), slow.post("/act", body, {"Last-Event-ID": id})):
         assert [event | {"ttft_ms": 0} for event in first + sse(resumed[2])] == [e | {"ttft_ms": 0} for e in whole]
 
 
@@ -97,7 +97,7 @@ def test_stream_that_is_not_to_be_resumed_ends_with_its_reader(slow):
     id, _ = lose(slow, ACT | {"max_tokens": 4000}, 5)
     assert slow.cut() == 1
     for wrong in (id, "x.1", "x", f"{id}x"):
-        assert slow.get("/act", {"Last-Event-ID": wrong})[0] == 404
+        assert slow.get("/act/resume", {"Last-Event-ID": wrong})[0] == 404
 
 
 def test_session_remembers_what_was_heard(slow):

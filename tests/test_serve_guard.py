@@ -95,7 +95,7 @@ def test_long_bodies_are_refused(free):
 
 
 def test_errors_tell_no_secrets(free):
-    for answer in (free.get("/nowhere"), free.post("/act", b"{"), free.get("/act"), free.post("/healthz", {})):
+    for answer in (free.get("/nowhere"), free.post("/act", b"{"), free.get("/act/resume"), free.post("/healthz", {})):
         assert 400 <= answer[0] < 500
         assert set(json.loads(answer[2])) == {"error"}
         assert "Traceback" not in answer[2]

@@ -132,6 +132,8 @@ def test_none_streams_actions_beside_the_words(client):
 def test_sampling_options_reach_the_engine(client, served):
     ask(client, temperature=0.5, top_p=0.9, seed=7, max_tokens=20)
     assert served.actor.asked[-1][4:] == (20, 0.5, 0.9, 7)
+    ask(client, extra_body={"max_tokens": 20.0})
+    assert served.actor.asked[-1][4] == 20
     ask(client, temperature=0.5)
     ask(client, temperature=0.5)
     assert served.actor.asked[-1][-1] != served.actor.asked[-2][-1]

@@ -15,6 +15,7 @@ from actune.data.rows import Turn
 from actune.script.events import Done, to_json
 from actune.serve.answer import Answer
 from actune.serve.chunks import Sentences
+from actune.serve.document import answers
 from actune.serve.errors import ApiError
 from actune.serve.house import House
 from actune.serve.scheduler import Scheduler
@@ -46,7 +47,7 @@ def act_routes(house: House) -> APIRouter:
             raise ApiError("there is no answer to resume under this Last-Event-ID", 404, "unknown_event_id")
         return _stream(kept, id, int(seq) + 1)
 
-    @router.post("/act")
+    @router.post("/act", responses=answers("text/event-stream"), response_class=Response)
     async def act(body: Act, last_event_id: str | None = Header(None)) -> Response:
         """Answer a question with words and actions in their order; with `Last-Event-ID`, go on with an answer."""
         if last_event_id:
@@ -59,7 +60,7 @@ def act_routes(house: House) -> APIRouter:
             kept.pop(next(id for id, one in kept.items() if one.answer is not answer))
         return _stream(kept, id, 0, body.resume)
 
-    @router.get("/act")
+    @router.get("/act/resume", responses=answers("text/event-stream"), response_class=Response)
     async def resume(last_event_id: str = Header()) -> Response:
         """Go on with an answer whose stream was lost."""
         return take_up(last_event_id)

@@ -15,6 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from actune import __version__
 from actune.serve.act import act_routes
 from actune.serve.chat import chat_routes
+from actune.serve.document import Health, answers
 from actune.serve.errors import handle_errors
 from actune.serve.guard import Guard
 from actune.serve.house import House
@@ -79,14 +80,14 @@ def _own_routes(house: House) -> APIRouter:
     house.metrics.watch("actune_running", "Answers being written.", lambda: _total(house, "running"))
     house.metrics.watch("actune_sessions", "Dialogues remembered.", lambda: float(len(house.sessions)))
 
-    @router.get("/healthz")
+    @router.get("/healthz", responses=answers(model=Health))
     async def healthz() -> Response:
         """Tell whether it takes questions."""
         alive = all(scheduler.alive for scheduler in house.models.values())
         state: dict[str, Any] = {"status": "ok" if alive else "stopping", "models": list(house.models)}
         return JSONResponse(state | {"waiting": _total(house, "waiting")}, 200 if alive else 503)
 
-    @router.get("/metrics")
+    @router.get("/metrics", responses=answers("text/plain"), response_class=Response)
     async def metrics() -> Response:
         """Tell the numbers, for Prometheus."""
         return Response(house.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -14,6 +14,7 @@ from actune.script.dialects import Spelling
 from actune.script.events import Done
 from actune.serve.answer import Answer, Asked
 from actune.serve.completion import Completion, failure
+from actune.serve.document import Card, Cards, answers
 from actune.serve.errors import ApiError, error_body
 from actune.serve.house import House
 from actune.serve.messages import Dialogue, read_messages
@@ -29,18 +30,20 @@ def chat_routes(house: House) -> APIRouter:
     def card(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": begun, "owned_by": "actune"}
 
-    @router.get("/models")
+    @router.get("/models", responses=answers(model=Cards))
     async def models() -> dict[str, Any]:
         """List the models."""
         return {"object": "list", "data": [card(name) for name in house.models]}
 
-    @router.get("/models/{model:path}")
+    @router.get("/models/{model:path}", responses=answers(model=Card))
     async def model(model: str) -> dict[str, Any]:
         """Show a model."""
         house.pick(model)
         return card(model)
 
-    @router.post("/chat/completions")
+    @router.post(
+        "/chat/completions", responses=answers("application/json", "text/event-stream"), response_class=Response
+    )
     async def completions(body: Body, request: Request) -> Response:
         """Answer the last message, whole or as a stream."""
         return await _complete(house, body, request)

@@ -10,6 +10,7 @@ from typing import Any
 from actune.data.rows import Turn
 from actune.script.catalogue import CLOSE, OPEN, name_problem
 from actune.script.dialects import Spelling
+from actune.serve.wire import TEXT_PARTS
 
 _CALL = re.compile(r"call_(\d+)_(\d+)")
 
@@ -83,7 +84,7 @@ def _text(content: str | Iterable[dict[str, Any]] | None) -> str:
         return content or ""
     parts = []
     for part in content:
-        if part.get("type") not in ("text", "input_text", "refusal"):
+        if part.get("type") not in TEXT_PARTS:
             raise ValueError(f"a message's content has a part of type {part.get('type')!r}; only text is understood")
         parts.append(str(part.get("text") or part.get("refusal") or ""))
     return "".join(parts)

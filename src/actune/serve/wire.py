@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from actune.script.catalogue import catalogue
 from actune.script.dialects import Dialect
@@ -13,6 +13,7 @@ MAX_NAMES, MAX_LIST_BYTES = 2000, 256_000
 MAX_TURNS, MAX_OUTPUT = 1000, 4096
 MAX_BODY_BYTES = 4_000_000
 MAX_TEXT = 200_000
+TEXT_PARTS = ("text", "input_text", "refusal")
 
 
 def _names(names: list[str]) -> list[str]:
@@ -21,7 +22,12 @@ def _names(names: list[str]) -> list[str]:
     return list(catalogue(names))
 
 
-Names = Annotated[list[str], Field(max_length=MAX_NAMES), AfterValidator(_names)]
+# `name_problem` as a pattern, for whoever reads the schema.
+NAME = r"^(?!\s)(?!.*(<&|&>))[^\x00-\x1f\x7f-\x9f\u2028\u2029]+(?<!\s)$"
+_NAMES = {"uniqueItems": True, "items": {"type": "string", "pattern": NAME}}
+Names = Annotated[list[str], Field(max_length=MAX_NAMES, json_schema_extra=_NAMES), AfterValidator(_names)]
+# In JSON 256.0 is a whole number, and some languages write it so.
+WHOLE = BeforeValidator(lambda got: int(got) if isinstance(got, float) and got.is_integer() else got)
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 
@@ -34,7 +40,7 @@ class _Body(BaseModel):
 class Function(_Body):
     """The function of a tool, or of a call."""
 
-    name: str
+    name: Annotated[str, Field(json_schema_extra={"pattern": NAME})]
     parameters: dict[str, Any] | None = None
 
 
@@ -55,7 +61,7 @@ class ToolCall(_Body):
 class Part(_Body):
     """A part of a message; only text is understood."""
 
-    type: str
+    type: Annotated[str, Field(json_schema_extra={"enum": list(TEXT_PARTS)})]
     text: str | None = None
     refusal: str | None = None
 
@@ -93,15 +99,30 @@ class Sampling(_Body):
     model: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_OUTPUT)] | None = None
+    seed: Annotated[int, Field(ge=-(2**53), le=2**53), WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_OUTPUT), WHOLE] | None = None
 
 
 class Completion(Sampling):
     """``POST /v1/chat/completions``; ours are `actions` and `dialect`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_TURNS)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_OUTPUT)] | None = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "required": ["tools", "actions"],
+                "properties": {"tools": {"type": "array", "minItems": 1}, "actions": {"type": "array"}},
+            }
+        }
+    )
+    messages: Annotated[
+        list[Message],
+        Field(
+            min_length=1,
+            max_length=MAX_TURNS,
+            json_schema_extra={"contains": {"required": ["role"], "properties": {"role": {"const": "user"}}}},
+        ),
+    ]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_OUTPUT), WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
