@@ -221,7 +221,7 @@ def load_actor(
     tuned = manifest is not None and (folder / ADAPTER).is_file()
     source = base_of(manifest, base) if manifest is not None and tuned else None
     where = source.path if source else folder if folder.is_dir() else resolve(str(run)).path
-    tokenizer = load_tokenizer(_tokenizer_folder(folder, where), trust_remote_code)
+    tokenizer = load_tokenizer(tokenizer_folder(folder, where), trust_remote_code)
     if quantize == "auto":
         quantize = (manifest.options.get("quantize") if manifest is not None and tuned else None) or "off"
     model = load_model(where, device, dtype, trust_remote_code, None if quantize == "off" else quantize)
@@ -234,8 +234,8 @@ def load_actor(
     return Actor(LocalEngine(model, tokenizer, sorted(ends)), fmt, free, acting)
 
 
-def _tokenizer_folder(folder: Path, base: Path) -> Path:
-    """A run has its tokenizer on top; its checkpoints need not."""
+def tokenizer_folder(folder: Path, base: Path) -> Path:
+    """Find the tokenizer: a run has it on top, its checkpoints need not."""
     places = [folder, folder.parent] if (folder / ADAPTER).is_file() else [folder]
     return next((place for place in places if (place / "tokenizer_config.json").is_file()), base)
 

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Score how well a model acts; base beside tuned.",
         "评测动作质量, 微调前后对比。",
     ),
+    "merge": ("actune.export.merge:merge", "Fold a run into its base, and prove it.", "把训练结果合并进基座并验证。"),
     "demo": ("actune.demo:demo", "Train on the examples and show the result.", "用示例训练并展示结果。"),
 }
 

@@ -31,6 +31,17 @@ def check_quantize(kind: str, base: Path) -> None:
             either("the extra `quant`", "可选依赖 quant"),
             "python -m pip install 'actune[quant]'",
         )
+    if _config(base).get("dequantized_from") == kind:
+        raise UserError(
+            f"--quantize {kind}",
+            either(f"{base} was merged onto a {kind} base", f"{base} 是合并到 {kind} 基座上的"),
+            # Measured: rounding the sum to the grid the base came from puts nearly every weight back.
+            either("another grid: this one erases the tuning", "另一种网格: 同一网格会抹去微调结果"),
+            either(
+                "leave --quantize out, or export a finer grid: actune export --to gguf --dtype q8_0",
+                "去掉 --quantize, 或导出更细的网格: actune export --to gguf --dtype q8_0",
+            ),
+        )
     if quantized_on_disk(base):
         raise UserError(
             f"--quantize {kind}",
@@ -42,11 +53,15 @@ def check_quantize(kind: str, base: Path) -> None:
 
 def quantized_on_disk(folder: Path) -> bool:
     """Tell whether a model folder holds quantised weights; a folder without a readable config does not."""
+    return "quantization_config" in _config(folder)
+
+
+def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and "quantization_config" in config
+        return {}  # whoever loads the folder says what is wrong with it
+    return config if isinstance(config, dict) else {}
 
 
 def quantization_config(kind: str, dtype: torch.dtype) -> Any:

@@ -36,6 +36,7 @@ class Manifest:
         practice: ``folder``, ``rows`` and ``sha256`` of the adapter that the run started from; empty if it was fresh.
         acting: `Acting.to_dict()`, found on the validation rows; empty: nothing to change, or not looked for.
         versions: Of the packages that decide the result.
+        merged: How the adapter was merged into the weights of this folder, and how equal that is; empty for a run.
     """
 
     base: dict[str, Any]
@@ -48,6 +49,7 @@ class Manifest:
     practice: dict[str, Any] = field(default_factory=dict)
     acting: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    merged: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -74,9 +76,9 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_manifest(run: Path, manifest: Manifest) -> None:
     """Write the manifest so that there is always a whole one."""
-    keys = ("format", "base", "prompt", "recipe", "options", "data", "probe", "practice", "best", "acting", "versions")
     data = asdict(manifest)
-    write_whole(run / MANIFEST, json.dumps({key: data[key] for key in keys}, ensure_ascii=False, indent=2) + "\n")
+    data = {"format": data.pop("format"), **data}
+    write_whole(run / MANIFEST, json.dumps(data, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -1,0 +1,150 @@
+"""Whether two ways to run the same weights say the same: prompts, stop ids, logits, greedy text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from actune import prompt
+from actune.actor import Actor
+from actune.data.rows import Row
+from actune.engine.local import Request
+from actune.errors import either
+
+GREEDY_TOKENS = 48
+# In fp32 only the order of sums differs. In 16 bits each weight is rounded: 8 bits of mantissa in bf16.
+MOST_APART = 1e-3
+LEAST_TOP1, MOST_KL = 0.97, 0.01
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one way to run a model gives for some rows.
+
+    Args:
+        prompts: Token ids of each prompt, as our commands render it.
+        templated: The same by the tokenizer's own chat template, which other programs use.
+        stops: Token ids that end an answer.
+        logits: For each row those of the answer's tokens, float32 on the CPU [answer, vocabulary].
+        greedy: Each row's greedy continuation, token ids.
+    """
+
+    prompts: list[list[int]]
+    templated: list[list[int]]
+    stops: frozenset[int]
+    logits: list[Tensor]
+    greedy: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far one look is from the one it should equal.
+
+    Args:
+        rows: How many were compared.
+        prompts: Share of equal prompts, ours and the tokenizer's.
+        stops: Whether the same ids end an answer.
+        greedy: Share of equal greedy texts.
+        apart: Largest difference of two logits.
+        top1: Share of answer tokens for which both like the same token best.
+        kl: Mean divergence from the wanted distribution, nats.
+    """
+
+    rows: int
+    prompts: float
+    stops: bool
+    greedy: float
+    apart: float
+    top1: float
+    kl: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Give the form that `actune.json` holds."""
+        return asdict(self)
+
+    def faults(self, exact: bool) -> list[str]:
+        """Say what is not equal enough.
+
+        Args:
+            exact: The weights are the same to float32's rounding; else they were rounded to 16 bits.
+        """
+        wrong = {
+            either("prompt ids differ", "提示词元不同"): self.prompts < 1,
+            either("the ids that end an answer differ", "结束词元不同"): not self.stops,
+        }
+        if exact:
+            wrong[either("greedy text differs", "贪心文本不同")] = self.greedy < 1
+            # Written so that a NaN is a fault.
+            wrong[f"max |Δ logit| {self.apart:.2g} > {MOST_APART:g}"] = not self.apart <= MOST_APART
+        else:
+            wrong[f"top-1 {self.top1:.3f} < {LEAST_TOP1}"] = not self.top1 >= LEAST_TOP1
+            wrong[f"KL {self.kl:.2g} > {MOST_KL}"] = not self.kl <= MOST_KL
+        return [text for text, is_wrong in wrong.items() if is_wrong]
+
+
+def look(actor: Actor, rows: Sequence[Row]) -> Look:
+    """Run rows through an actor, without the constraint."""
+    tokenizer, model = actor.tokenizer, actor.engine.model
+    prompts, templated, logits = [], [], []
+    for row in rows:
+        fmt = actor.format_for(row.question, row.history)
+        given = (row.question, row.actions, row.history, row.system)
+        ids = prompt.render_ids(tokenizer, fmt, *given)
+        prompts.append(ids)
+        templated.append(prompt.render_ids(tokenizer, replace(fmt, chat_template=None), *given))
+        answer = prompt.answer_ids(tokenizer, fmt, row.script)
+        whole = torch.tensor([[*ids, *answer]], device=model.device)
+        with torch.inference_mode():
+            # The logits before a token decide it.
+            scores = model(input_ids=whole, logits_to_keep=len(answer) + 1).logits[0, :-1]
+        logits.append(scores.float().cpu())
+    requests = [Request(ids, None, GREEDY_TOKENS) for ids in prompts]
+    return Look(prompts, templated, frozenset(actor.engine.stop_ids), logits, actor.engine.generate(requests))
+
+
+def compare(wanted: Look, got: Look) -> Parity:
+    """Compare two looks at the same rows."""
+    pairs = list(zip(wanted.logits, got.logits, strict=True))
+    # Files of some engines leave out the padding of the vocabulary.
+    width = min(min(one.shape[-1], other.shape[-1]) for one, other in pairs)
+    ours = [wanted.prompts[i] == got.prompts[i] for i in range(len(pairs))]
+    own = [wanted.prompts[i] == got.templated[i] for i in range(len(pairs))]
+    greedy = [one == other for one, other in zip(wanted.greedy, got.greedy, strict=True)]
+    one = torch.cat([pair[0][:, :width] for pair in pairs])
+    other = torch.cat([pair[1][:, :width] for pair in pairs])
+    nats = kl_div(log_softmax(other, -1), log_softmax(one, -1), reduction="none", log_target=True).sum(-1)
+    return Parity(
+        rows=len(pairs),
+        prompts=sum(ours + own) / len(ours + own),
+        stops=wanted.stops == got.stops,
+        greedy=sum(greedy) / len(greedy),
+        apart=float((one - other).abs().max()),
+        top1=float((one.argmax(-1) == other.argmax(-1)).float().mean()),
+        kl=float(nats.mean()),
+    )
+
+
+def show(measures: Mapping[str, Parity]) -> None:
+    """Print how far the result is from each of what it is compared with."""
+    table = Table(title=either("compared with", "比对"), title_justify="left")
+    heads = (
+        "",
+        either("rows", "行"),
+        either("prompts", "提示"),
+        either("greedy text", "贪心文本"),
+        "max |Δ|",
+        "top-1",
+        "KL",
+    )
+    for head in heads:
+        table.add_column(head, justify="left" if not head else "right")
+    for name, parity in measures.items():
+        numbers = (f"{parity.apart:.1e}", f"{parity.top1:.3f}", f"{parity.kl:.1e}")
+        table.add_row(name, str(parity.rows), f"{parity.prompts:.0%}", f"{parity.greedy:.0%}", *numbers)
+    Console().print(table)
