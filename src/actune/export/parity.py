@@ -90,7 +90,7 @@ class Parity:
 
 def look(actor: Actor, rows: Sequence[Row]) -> Look:
     """Run rows through an actor, without the constraint."""
-    tokenizer, model = actor.tokenizer, actor.engine.model
+    tokenizer, engine = actor.tokenizer, actor.local
     prompts, templated, logits = [], [], []
     for row in rows:
         fmt = actor.format_for(row.question, row.history)
@@ -99,13 +99,13 @@ def look(actor: Actor, rows: Sequence[Row]) -> Look:
         prompts.append(ids)
         templated.append(prompt.render_ids(tokenizer, replace(fmt, chat_template=None), *given))
         answer = prompt.answer_ids(tokenizer, fmt, row.script)
-        whole = torch.tensor([[*ids, *answer]], device=model.device)
+        whole = torch.tensor([[*ids, *answer]], device=engine.model.device)
         with torch.inference_mode():
             # The logits before a token decide it.
-            scores = model(input_ids=whole, logits_to_keep=len(answer) + 1).logits[0, :-1]
+            scores = engine.model(input_ids=whole, logits_to_keep=len(answer) + 1).logits[0, :-1]
         logits.append(scores.float().cpu())
     requests = [Request(ids, None, GREEDY_TOKENS) for ids in prompts]
-    return Look(prompts, templated, frozenset(actor.engine.stop_ids), logits, actor.engine.generate(requests))
+    return Look(prompts, templated, frozenset(engine.stop_ids), logits, engine.generate(requests))
 
 
 def compare(wanted: Look, got: Look) -> Parity:
