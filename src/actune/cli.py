@@ -37,6 +37,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "评测动作质量, 微调前后对比。",
     ),
     "merge": ("actune.export.merge:merge", "Fold a run into its base, and prove it.", "把训练结果合并进基座并验证。"),
+    "stage": (
+        "actune.serve.replay:stage",
+        "Open the stage without a model: recorded answers.",
+        "无需模型打开舞台: 播放录制的回答。",
+    ),
     "demo": ("actune.demo:demo", "Train on the examples and show the result.", "用示例训练并展示结果。"),
 }
 

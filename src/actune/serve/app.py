@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
-from fastapi.staticfiles import StaticFiles
 
 from actune import __version__
 from actune.serve.act import act_routes
@@ -20,13 +18,15 @@ from actune.serve.errors import handle_errors
 from actune.serve.guard import Guard
 from actune.serve.house import House
 from actune.serve.neuro import neuro_routes
+from actune.serve.page import mount_stage
 from actune.serve.socket import socket_routes
+from actune.serve.staging import Staging, read_staging
 from actune.serve.wire import MAX_BODY_BYTES
 
-STAGE = Path(__file__).parent / "stage"
 
-
-def build(house: House, key: str = "", origins: Sequence[str] = (), local: bool = True) -> FastAPI:
+def build(
+    house: House, key: str = "", origins: Sequence[str] = (), local: bool = True, staging: Staging | None = None
+) -> FastAPI:
     """Make the app.
 
     Args:
@@ -34,6 +34,7 @@ def build(house: House, key: str = "", origins: Sequence[str] = (), local: bool 
         key: See `Guard`.
         origins: See `Guard`.
         local: See `Guard`.
+        staging: How the stage shows actions; as shipped if left out.
     """
 
     @contextlib.asynccontextmanager
@@ -59,12 +60,8 @@ def build(house: House, key: str = "", origins: Sequence[str] = (), local: bool 
     handle_errors(app)
     for routes in (chat_routes, act_routes, socket_routes, neuro_routes, _own_routes):
         app.include_router(routes(house))
-    # A load balancer asks without a key, and a page holds none.
-    free = ["/healthz", "/"]
-    if STAGE.is_dir():
-        # At last: what no route takes.
-        app.mount("/", StaticFiles(directory=STAGE, html=True))
-        free += [f"/{file.relative_to(STAGE).as_posix()}" for file in STAGE.rglob("*") if file.is_file()]
+    # A load balancer asks without a key.
+    free = ["/healthz", *mount_stage(app, staging or read_staging(), house.defaults.names)]
     if origins:
         # Keys travel in a header, never in a cookie: no credentials.
         app.add_middleware(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 from actune.errors import UserError, either
 from actune.say import How, read_actions
@@ -20,6 +21,7 @@ def serve(
     dialect: Dialect = "native",
     name: str = "",
     compare: bool = False,
+    stage: Path | None = None,
     where: Where | None = None,
     load: Load | None = None,
     runtimes: Runtimes | None = None,
@@ -33,6 +35,7 @@ def serve(
         dialect: How actions are spelled in the text for clients that do not say.
         name: The model's name for clients; the run's folder name if left out.
         compare: Serve the untuned base as well, under the name "base".
+        stage: A stage.yaml that says how the page shows actions.
         where: Where it listens.
         load: How much it takes on.
         runtimes: Whose bodies perform its answers.
@@ -42,7 +45,8 @@ def serve(
         Exit status 0.
 
     Raises:
-        UserError: A package is missing, or see `read_actions`, `options`, `How` and `actor.load_actor`.
+        UserError: A package is missing, or see `read_actions`, `options`, `How`,
+            `staging.read_staging` and `actor.load_actor`.
     """
     survive()
     need_packages()
@@ -51,9 +55,11 @@ def serve(
     runtimes = (runtimes or Runtimes()).checked(where)
     from actune.serve.run import run_server
     from actune.serve.setup import make_house
+    from actune.serve.staging import read_staging
 
+    staging = read_staging(stage)
     house = make_house(run, how, load, names=names, dialect=dialect, name=name, compare=compare)
-    return run_server(house, where, runtimes)
+    return run_server(house, where, runtimes, staging)
 
 
 def need_packages() -> None:
