@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import torch
 
+from actune.engine.protocol import End
 from actune.script.events import Act, Done, Fault, Say, merge, write
 from actune.serve.answer import Asked
 from actune.serve.job import Watch
@@ -203,3 +204,17 @@ def test_forced_answer_asks_the_engine_to_begin_with_an_action():
 
     run(main())
     assert [request.acting and request.acting.bias for request in seen] == [FORCE, None]
+
+
+def test_engine_may_say_that_an_answer_has_ended():
+    async def main() -> None:
+        for error, wanted in [(None, Done("length", None, 0)), (OSError("/secret"), Fault("model", "OSError"))]:
+            actor = FakeActor("hello")
+            async with scheduler(actor) as served:
+                await (await served.ask(Asked("?"))).whole()
+                batch = actor.batches[0]
+                batch.step = lambda batch=batch, error=error: [(batch.added, End(error))]
+                assert (await (await served.ask(Asked("?"))).whole())[0] == wanted
+                batch.rows.clear()
+
+    run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from actune.engine.local import Request
+
+log = logging.getLogger(__name__)
 
 
 class Watch:
@@ -58,9 +61,12 @@ class Job:
     """What the event loop does not know yet."""
 
     def read(self, token: Token | End) -> None:
-        """Take its next token."""
+        """Take its next token, or its end."""
         if isinstance(token, End):
-            return self.close(failure=str(token.error) if token.error else "")
+            if token.error is not None:
+                log.error("an answer failed", exc_info=token.error)
+            # The log may know addresses and paths; clients may not.
+            return self.close(failure=type(token.error).__name__ if token.error else "")
         self.left -= 1
         events = self.stops.feed(self.reader.feed(token))
         if any(isinstance(event, Act) for event in events):

@@ -1,7 +1,7 @@
 """The scheduler: one thread runs an engine's batch; answers join and leave it between two steps.
 
 What it needs of an actor, whatever the engine: ``request(...)`` and ``reader(names)`` as `Actor` has them,
-``engine.context`` and ``engine.batch()``, a `Batch`.
+``engine.context``, and ``engine.batch()`` (see `engine.protocol`).
 """
 
 from __future__ import annotations
