@@ -152,3 +152,14 @@ def test_full_context_drops_oldest_turns_never_the_list():
     assert "- act-one" in text
     with pytest.raises(UserError, match="at most 20"):
         prompt.render_ids(tokenizer, fmt, "now", ["act-one"], history, room=20)
+
+
+def test_long_history_is_cut_in_few_looks(monkeypatch):
+    tokenizer = byte_tokenizer("chatml")
+    fmt = PromptFormat.for_rows((), tokenizer)
+    history = [Turn("user" if n % 2 == 0 else "assistant", f"turn {n} " * 3) for n in range(400)]
+    wanted = prompt.render_ids(tokenizer, fmt, "now", ["a"], history[360:])
+    looks, render = [], prompt.render
+    monkeypatch.setattr(prompt, "render", lambda *args: looks.append(1) or render(*args))
+    assert prompt.render_ids(tokenizer, fmt, "now", ["a"], history, room=len(wanted)) == wanted
+    assert len(looks) < 15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import logging
 from collections.abc import Sequence
@@ -97,28 +98,33 @@ def render_ids(
         PromptTooLong: Even without history the prompt does not fit.
         UserError: The chat template refuses it.
     """
-    kept = list(history)
-    while True:
-        ids = _encode(tokenizer, render(tokenizer, fmt, question, actions, kept, persona))
+    # A turn of the user goes with its answer: chat templates want the first turn to be the user's.
+    starts = [0, *(n for n, turn in enumerate(history) if n and turn.role == "user"), len(history)]
+
+    @functools.cache
+    def ids_from(start: int) -> list[int]:
+        ids = _encode(tokenizer, render(tokenizer, fmt, question, actions, history[starts[start] :], persona))
         # A template of some bases writes the BOS that its user has put before; two of them harm every answer.
         while len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
             ids = ids[1:]
-        if room is None or len(ids) <= room:
-            return ids
-        if not kept:
-            raise PromptTooLong(
-                either("prompt", "提示"),
-                either(f"{len(ids)} tokens without any history", f"不含历史已有 {len(ids)} 个词元"),
-                either(f"at most {max(room, 0)}", f"至多 {max(room, 0)}"),
-                either(
-                    "offer fewer actions, shorten the question, or lower max tokens",
-                    "减少动作, 缩短问题, 或调低最大词元数",
-                ),
-            )
-        # A turn of the user goes with its answer: chat templates want the first turn to be the user's.
-        kept = kept[1:]
-        while kept and kept[0].role != "user":
-            kept = kept[1:]
+        return ids
+
+    if room is None or len(ids_from(0)) <= room:
+        return ids_from(0)
+    # Halving: a client may send a thousand turns, and each look renders all of them.
+    first = bisect.bisect_left(range(len(starts)), True, key=lambda start: len(ids_from(start)) <= room)
+    if first < len(starts):
+        return ids_from(first)
+    bare = len(ids_from(len(starts) - 1))
+    raise PromptTooLong(
+        either("prompt", "提示"),
+        either(f"{bare} tokens without any history", f"不含历史已有 {bare} 个词元"),
+        either(f"at most {max(room, 0)}", f"至多 {max(room, 0)}"),
+        either(
+            "offer fewer actions, shorten the question, or lower max tokens",
+            "减少动作, 缩短问题, 或调低最大词元数",
+        ),
+    )
 
 
 def blank_ids(
