@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from actune import prompt
 from actune.actor import load_actor
 from actune.data import augment
 from actune.data.load import load_rows
@@ -37,6 +38,7 @@ from actune.tune.command import WRITTEN_LAST, train
 from actune.tune.options import TrainOptions
 
 CHOOSING, HOLD_OUT, MOST_TOKENS, BATCH, CHUNK, SEED = 240, 0.2, 64, 16, 64, 1
+OWN = ("hold-out", "unpractised")
 SHOWN = ("f1", "precision", "recall", "exact_act", "none_right", "order", "repeat", "valid")
 SIMPLE = TrainOptions(practice="off")
 PRACTISED = TrainOptions(practice="on")
@@ -54,6 +56,8 @@ VARIANTS = {
     "base": Variant(None),
     "simple": Variant(SIMPLE, frozenset()),
     "practice": Variant(PRACTISED, frozenset()),
+    "simple 4 epochs": Variant(replace(SIMPLE, epochs=4), frozenset()),
+    "practice 4 epochs": Variant(replace(PRACTISED, epochs=4), frozenset()),
     "practice lr/2": Variant(replace(PRACTISED, lr=2.5e-4), frozenset()),
     "practice lr/4": Variant(replace(PRACTISED, lr=1.25e-4), frozenset()),
     **{f"practice +{lift}": Variant(PRACTISED, frozenset({lift})) for lift in sorted(augment.ALL_LIFTS)},
@@ -91,7 +95,7 @@ class Data:
     """Rows of each part by name."""
 
 
-def read(table: Path, public: Path, lang: str) -> Data:
+def read(table: Path, public: Path, more: Path | None, lang: str) -> Data:
     own = load_rows([table])
     held = list(
         parted(own, round(HOLD_OUT * len(own)), lambda row: str(min(3, len(wanted_of(row)))), lambda row: row.question)
@@ -99,11 +103,14 @@ def read(table: Path, public: Path, lang: str) -> Data:
     others = load_rows([public])
     first = list(parted(others, CHOOSING, lambda row: row.source, lambda row: row.id))
     here = [(row, chosen) for row, chosen in zip(others, first, strict=True) if row.lang == lang]
+    unseen = [replace(row, source="unpractised") for row in (load_rows([more]) if more else ())]
     hold_out = [replace(row, source="hold-out") for row, out in zip(own, held, strict=True) if out]
     return Data(
         [row for row, out in zip(own, held, strict=True) if not out],
         {
-            "choosing": hold_out + [row for row, chosen in here if chosen],
+            "choosing": hold_out
+            + [row for row in unseen if prompt.language_of([row.question]) == lang]
+            + [row for row, chosen in here if chosen],
             "reporting": [row for row, chosen in here if not chosen],
         },
     )
@@ -165,7 +172,7 @@ def told(estimate: Estimate) -> str:
     return f"{estimate.value:5.2f} {estimate.low:5.2f}..{estimate.high:4.2f}"
 
 
-def table(done: Sequence[dict[str, Any]], part: str) -> None:
+def show(done: Sequence[dict[str, Any]], part: str) -> None:
     """Print scores with 95 % intervals, and the paired difference of f1 to the simple recipe."""
     lines = [line for line in done if line["part"] == part]
     groups = sorted({row["source"] for line in lines for row in line["rows"]})
@@ -189,6 +196,7 @@ def main() -> None:
     parser.add_argument("--base", default="smollm2")
     parser.add_argument("--lang", choices=("en", "zh"), default="en")
     parser.add_argument("--public", type=Path, required=True, help="choice rows of other people")
+    parser.add_argument("--more", type=Path, help="rows that no variant trains on: valid.jsonl of the practice")
     parser.add_argument("--out", type=Path, default=Path("runs/acting"))
     parser.add_argument("--part", choices=("choosing", "reporting"), default="choosing")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names, separated by commas: %(default)s")
@@ -225,7 +233,7 @@ def run(given: argparse.Namespace, out: Path, data: Data) -> None:
         with file.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps({**key, "seconds": seconds, "rows": answers}, ensure_ascii=False) + "\n")
         print(f"{key['name']}: {seconds}", flush=True)
-    table(results(file), given.part)
+    show(results(file), given.part)
 
 
 if __name__ == "__main__":
