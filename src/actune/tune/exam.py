@@ -10,6 +10,7 @@ from actune.base.load import stop_ids
 from actune.data.augment import used_actions
 from actune.data.rows import Row
 from actune.engine.local import LocalEngine, Request
+from actune.errors import either
 from actune.reader import Reader
 from actune.script.events import Act, Event, write
 from actune.script.parser import parse
@@ -98,5 +99,5 @@ class Exam:
 def one_line(sample: dict[str, Any], width: int = 160) -> str:
     """Write a sample as one line for the terminal."""
     question, answer = (" ".join(sample[key].split()) for key in ("question", "answer"))
-    line = f"  {question} -> {answer or '(nothing)'}"
+    line = f"  {question} -> {answer or either('(nothing)', '(无)')}"
     return line if len(line) <= width else f"{line[: width - 3]}..."

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actune.base.cache import cache_folder
+from actune.data.augment import LIFTS
 from actune.errors import UserError, either
 from actune.tune.options import RECIPES, Settings
 
@@ -44,7 +45,7 @@ def folder_for(source: Source, rows: list[Row], settings: Settings = SETTINGS) -
     """Return the folder of a practice in the user's cache: its name tells base, rows and settings."""
     from actune.tune.run import rows_hash
 
-    text = json.dumps(settings.to_dict(), sort_keys=True)
+    text = json.dumps({**settings.to_dict(), "lifts": sorted(LIFTS)}, sort_keys=True)
     key = f"{source.sha256[:16]}-{rows_hash(rows)[:12]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return cache_folder() / "practice" / key
 

@@ -15,7 +15,7 @@ from actune.base.source import Source
 from actune.data.rows import Row
 from actune.errors import UserError, either
 from actune.prompt import PromptFormat
-from actune.tune import guards, practice
+from actune.tune import choices, guards, practice
 from actune.tune.dataset import RowDataset, collate, shortened, view_of
 from actune.tune.encode import encode
 from actune.tune.options import Settings
@@ -87,7 +87,7 @@ def prepare(
     return Prepared(
         model,
         tokenizer,
-        RowDataset(train, tokenizer, fmt, view_of(train, settings, most)),
+        RowDataset(train, tokenizer, fmt, view_of(train, settings, most), choices.WEIGHT > 0),
         RowDataset(valid, tokenizer, fmt, None) if valid else None,
         settings,
         manifest,
