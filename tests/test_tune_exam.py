@@ -13,6 +13,7 @@ from actune.actor import load_actor
 from actune.data.load import load_rows
 from actune.data.rows import Row
 from actune.prompt import PromptFormat
+from actune.script.acting import Acting
 from actune.script.events import write
 from actune.script.score import Outcome, measure
 from actune.tune import exam as exam_module
@@ -67,6 +68,7 @@ def test_the_samples_are_what_the_checkpoint_says_to_a_user(run: Path) -> None:
     samples = [sample for sample in metrics.read_metrics(run, metrics.SAMPLES) if sample["step"] == step]
     assert len(samples) == 3
     actor = load_actor(run, unmerged=True)
+    actor.acting = None  # in an exam the model decides alone
     rows = {row.question: row for row in load_rows([run / "valid.jsonl"])}
     for sample in samples:
         row = rows[sample["question"]]
@@ -74,6 +76,11 @@ def test_the_samples_are_what_the_checkpoint_says_to_a_user(run: Path) -> None:
         budget = min(exam_module.MOST_TOKENS, 16 + 2 * trained)
         assert sample["answer"] == write(actor.events(row.question, row.actions, max_tokens=budget))
         assert (sample["wanted"], sample["actions"]) == (row.script, list(row.actions))
+
+
+def test_what_is_found_about_acting_is_stored_and_used(run: Path) -> None:
+    actor = load_actor(run)
+    assert actor.acting == Acting.from_dict(read_manifest(run).acting)
 
 
 def test_the_scores_are_counted_from_the_answers_of_all_rows(tiny_base: Path) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actune import prompt
 from actune.base.source import resolve
+from actune.data.load import load_rows
 from actune.data.rows import Row
 from actune.errors import UserError
 from actune.prompt import SYSTEM, PromptFormat
@@ -90,6 +91,16 @@ def test_a_training_starts_from_it_and_stays_a_plain_adapter_on_the_original_bas
     assert manifest.practice["folder"] == str(practised(at))
     assert manifest.base["sha256"] == resolve(str(tiny_base)).sha256
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), str(run))
+
+
+def test_rows_that_the_practice_kept_help_to_measure_trainings_that_start_from_it(at: Path, tiny_base: Path) -> None:
+    kept = load_rows([practised(at) / "valid.jsonl"])
+    start = {"folder": str(practised(at))}
+    found = {language: room.unseen(start, language) for language in ("en", "zh")}
+    assert all("饿" in row.question for row in found["zh"])
+    assert not any("饿" in row.question for row in found["en"])
+    assert len(found["en"]) + len(found["zh"]) == len(kept) == 8
+    assert room.unseen({}, "en") == room.unseen({"folder": str(at / "gone")}, "en") == []
 
 
 def test_without_it_the_adapter_is_fresh(at: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -163,8 +163,7 @@ def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
     if not over:
         console.print(either("Interrupted. Go on: the same command with --resume", "已中断。继续: 同一命令加 --resume"))
         return 130
-    best = finish.finish(prepared, trainer, size.steps, out, main)
-    finish.tell(console, best, valid)
+    finish.finish(prepared, trainer, size.steps, out, console, main)
     console.print(either(f"done: {out}", f"完成: {out}"), markup=False, highlight=False)
     return 0
 

@@ -37,6 +37,12 @@ class Answer:
         return Outcome(wanted, True, self.row.actions, self.events, reference)
 
 
+def engine_for(model: Any, rows: RowDataset) -> LocalEngine:
+    """Make an engine for a live model; it keeps no keys and values, for the weights change between two exams."""
+    ends = {*stop_ids(model, rows.tokenizer), prompt.stop_token(rows.tokenizer, rows.fmt)}
+    return LocalEngine(model, rows.tokenizer, sorted(ends), prefix_mb=0)
+
+
 class Exam:
     """Asks a model the validation rows, greedily and under the constraint.
 
@@ -46,10 +52,7 @@ class Exam:
     """
 
     def __init__(self, model: Any, valid: RowDataset) -> None:
-        tokenizer, fmt = valid.tokenizer, valid.fmt
-        ends = {*stop_ids(model, tokenizer), prompt.stop_token(tokenizer, fmt)}
-        # The weights change between two exams: keys and values of an earlier one are of another model.
-        self.engine = LocalEngine(model, tokenizer, sorted(ends), prefix_mb=0)
+        self.engine = engine_for(model, valid)
         asked = min(MOST_ROWS, len(valid.rows))
         self.rows = [valid.rows[place * len(valid.rows) // asked] for place in range(asked)]
         examples = [valid.example(place * len(valid.rows) // asked) for place in range(asked)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,20 @@ from peft import set_peft_model_state_dict
 from rich.console import Console
 from safetensors.torch import load_file
 
+from actune.base.quantize import is_quantized
 from actune.errors import either
-from actune.tune import guards, metrics, resume
+from actune.script.acting import Acting
+from actune.tune import guards, metrics, practice, resume
+from actune.tune.calibrate import calibrate
 from actune.tune.command import WRITTEN_LAST
 from actune.tune.dataset import collate
+from actune.tune.exam import MOST_ROWS, engine_for
 from actune.tune.prepare import Prepared
 from actune.tune.run import write_manifest
 from actune.tune.trainer import RowTrainer
 
 CONFIG = "adapter_config.json"
+NEUTRAL = asdict(Acting())
 
 
 def choose(history: Sequence[dict[str, Any]], last: int, steps: int) -> dict[str, Any]:
@@ -44,18 +49,16 @@ def choose(history: Sequence[dict[str, Any]], last: int, steps: int) -> dict[str
     return {"step": line["step"], "of": steps, "by": by, **scores, **early}
 
 
-def finish(prepared: Prepared, trainer: RowTrainer, steps: int, out: Path, main: bool) -> dict[str, Any]:
-    """Put the best adapter on top of the run and write down where it is from.
+def finish(prepared: Prepared, trainer: RowTrainer, steps: int, out: Path, console: Console, main: bool) -> None:
+    """Put the best adapter on top of the run, and say and write down where it is from and how it decides to act.
 
     Args:
         prepared: What was trained on.
         trainer: Of the run; its model comes back with the best adapter.
         steps: Steps that were planned.
         out: The run's folder.
+        console: Where it is said.
         main: Whether this process writes; the others only take part in measuring.
-
-    Returns:
-        What the manifest holds as ``best``.
 
     Raises:
         UserError: What was saved is not what was trained.
@@ -70,10 +73,31 @@ def finish(prepared: Prepared, trainer: RowTrainer, steps: int, out: Path, main:
     if "eval_loss" in best:
         guards.check_best(trainer.validation_loss(), best["eval_loss"], folder, trainer.model.dtype)
     if main:
+        acting, found = _calibrated(prepared, trainer)
+        tell(console, best, len(prepared.valid or ()), acting, found)
         _place(folder, out)
         metrics.draw(out)
-        write_manifest(out, replace(prepared.manifest, best=best))
-    return best
+        write_manifest(out, replace(prepared.manifest, best=best, acting=acting.to_dict()))
+
+
+def _calibrated(prepared: Prepared, trainer: RowTrainer) -> tuple[Acting, dict[str, Any]]:
+    """Find when and how to act on rows that nothing was trained on: the run's own, and those of its practice."""
+    if prepared.settings.recipe == practice.SETTINGS.recipe:
+        return Acting(), {}  # it is there to be trained further
+    fmt, model = prepared.train.fmt, trainer.model
+    own = list(prepared.valid.rows) if prepared.valid else []
+    more = practice.unseen(prepared.manifest.practice, fmt.language)
+    rows = [*own, *more[: max(0, MOST_ROWS - len(own))]]
+    engine = engine_for(model.eval(), prepared.train)
+    # As in use: folded into the weights, unless that would round the adapter away.
+    folded = not is_quantized(model)
+    if folded:
+        model.merge_adapter()
+    try:
+        return calibrate(engine, fmt, rows)
+    finally:
+        if folded:
+            model.unmerge_adapter()
 
 
 def _place(folder: Path, out: Path) -> None:
@@ -88,8 +112,8 @@ def _place(folder: Path, out: Path) -> None:
     shutil.rmtree(out / resume.STAGING)
 
 
-def tell(console: Console, best: dict[str, Any], valid: int) -> None:
-    """Print which step's adapter the run keeps, and why."""
+def tell(console: Console, best: dict[str, Any], valid: int, acting: Acting, found: dict[str, Any]) -> None:
+    """Print which step's adapter the run keeps, and why, and what was found about when to act."""
     step, steps = best["step"], best["of"]
     if best["by"] == "last step":
         line = either(
@@ -108,3 +132,17 @@ def tell(console: Console, best: dict[str, Any], valid: int) -> None:
             f"; 因不再变好, 在第 {best['ended']} 步结束",
         )
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if acting.neutral:
+        return
+    numbers = ", ".join(f"{key} {value}" for key, value in acting.to_dict().items() if value != NEUTRAL[key])
+    score = " -> ".join(_brief(found[name]) for name in ("neutral", "chosen"))
+    line = either(
+        f"acting: {numbers} (on {found['rows']} rows that were not trained on: {score})",
+        f"行动校准: {numbers} (在未训练的 {found['rows']} 行上: {score})",
+    )
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _brief(scores: dict[str, float | None]) -> str:
+    shown = {name: scores[name] for name in ("f1", "none_right")}
+    return " ".join(f"{name} {value:.2f}" for name, value in shown.items() if value is not None)

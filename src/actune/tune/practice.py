@@ -138,6 +138,25 @@ def start_of(base: Source, tokenizer: Any, settings: Settings) -> dict[str, Any]
     return {}
 
 
+def unseen(start: dict[str, Any], language: str) -> list[Row]:
+    """Return the rows in a language that the practice kept for its own validation; none without a practice.
+
+    They are good for measuring how a training acts that started from it, when its own validation rows are few.
+
+    Args:
+        start: As `start_of` gave it.
+        language: Of the training's prompt.
+    """
+    from actune.data.table import read_table
+    from actune.prompt_format import language_of
+    from actune.tune.run import VALID
+
+    file = Path(start["folder"]) / VALID if start else None
+    if file is None or not file.is_file():
+        return []
+    return [row for row in read_table(file).rows if language_of([row.question]) == language]
+
+
 def tell(console: Console, start: dict[str, Any], settings: Settings, base: str) -> None:
     """Print where the adapter starts from, and what a practice would need."""
     if start:
