@@ -141,9 +141,11 @@ def trained(name: str, variant: Variant, base: str, rows: Path, out: Path) -> st
     return str(run)
 
 
-def answered(run: str, rows: Sequence[Row], free: bool) -> list[dict[str, Any]]:
-    """Answer rows; give each row's part of every score."""
-    actor = load_actor(run, free=free)
+def answered(run: str, rows: Sequence[Row], how: str) -> list[dict[str, Any]]:
+    """Answer rows as a user would be, or `neutral` (uncalibrated) or `free`; give each row's part of every score."""
+    actor = load_actor(run, free=how == "free")
+    if how == "neutral":
+        actor.acting = None
     requests = [
         actor.request(row.question, row.actions, row.history, row.system, max_tokens=MOST_TOKENS) for row in rows
     ]
@@ -180,15 +182,15 @@ def show(done: Sequence[dict[str, Any]], part: str) -> None:
         print(f"\n{part}, {group}\n{'':28}" + "".join(f"{name:>18}" for name in SHOWN) + f"{'f1 - simple':>18}")
         sample: dict[str, Resampled] = {}
         for line in lines:
-            rows = [
-                r for r in line["rows"] if r["source"] == group or (group == "public" and r["source"] != "hold-out")
-            ]
+            rows = [r for r in line["rows"] if r["source"] == group or (group == "public" and r["source"] not in OWN)]
             if rows:
                 sample[line["name"]] = Resampled([row["parts"] for row in rows], SEED)
         for name, one in sample.items():
             values = one.estimates()
             row = f"{name:28}" + "".join(" " + told(values[metric]) for metric in SHOWN)
-            print(row + (" " + told(one.minus(sample["simple"])["f1"]) if "simple" in sample else ""))
+            way = next((f" {how}" for how in ("neutral", "free") if name.endswith(f" {how}")), "")
+            simple = sample.get(f"simple{way}")
+            print(row + (" " + told(one.minus(simple)["f1"]) if simple else ""))
 
 
 def main() -> None:
@@ -196,11 +198,13 @@ def main() -> None:
     parser.add_argument("--base", default="smollm2")
     parser.add_argument("--lang", choices=("en", "zh"), default="en")
     parser.add_argument("--public", type=Path, required=True, help="choice rows of other people")
-    parser.add_argument("--more", type=Path, help="rows that no variant trains on: valid.jsonl of the practice")
+    parser.add_argument("--more", type=Path, help="valid.jsonl of the practice: not trained on, but calibrated on")
     parser.add_argument("--out", type=Path, default=Path("runs/acting"))
     parser.add_argument("--part", choices=("choosing", "reporting"), default="choosing")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names, separated by commas: %(default)s")
-    parser.add_argument("--free", action="store_true", help="without the constraint")
+    parser.add_argument(
+        "--how", choices=("used", "neutral", "free"), default="used", help="uncalibrated; unconstrained"
+    )
     parser.add_argument("--budget", type=float, default=240, help="minutes after which nothing new is begun")
     parser.add_argument("--threads", type=int, help="of torch")
     given = parser.parse_args()
@@ -219,7 +223,7 @@ def run(given: argparse.Namespace, out: Path, data: Data) -> None:
     begun, file, rows = time.monotonic(), out / "results.jsonl", out / "train.jsonl"
     write_rows(rows, data.train)
     for name in filter(None, given.variants.split(",")):
-        key = {"part": given.part, "name": f"{name} free" if given.free else name}
+        key = {"part": given.part, "name": name if given.how == "used" else f"{name} {given.how}"}
         if any(line.items() >= key.items() for line in results(file)):
             continue
         if time.monotonic() - begun > 60 * given.budget:
@@ -228,7 +232,7 @@ def run(given: argparse.Namespace, out: Path, data: Data) -> None:
         start = time.monotonic()
         place = trained(name, VARIANTS[name], given.base, rows, out)
         middle = time.monotonic()
-        answers = answered(place, data.asked[given.part], given.free)
+        answers = answered(place, data.asked[given.part], given.how)
         seconds = {"train": round(middle - start), "ask": round(time.monotonic() - middle)}
         with file.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps({**key, "seconds": seconds, "rows": answers}, ensure_ascii=False) + "\n")
