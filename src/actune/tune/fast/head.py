@@ -1,0 +1,56 @@
+"""Head and cross-entropy over trained places, some at a time: logits of a large vocabulary never exist whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+# Logits that are alive at once, in numbers: 64 MB in fp32.
+MOST_LOGITS = 1 << 24
+
+
+def summed_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+) -> torch.Tensor:
+    """Compute cross-entropy in nats, summed.
+
+    Args:
+        hidden: Last hidden states of the trained places [trained, hidden size].
+        weight: Of the frozen head [vocabulary, hidden size].
+        bias: Of the frozen head [vocabulary].
+        targets: Next tokens [trained].
+
+    Returns:
+        A scalar in fp32.
+    """
+    loss: torch.Tensor = _CrossEntropy.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The gradient is made with the logits, while they are there."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    ) -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        size = max(1, MOST_LOGITS // weight.shape[0])
+        for begin in range(0, len(hidden), size):
+            some, wanted = hidden[begin : begin + size], targets[begin : begin + size]
+            logits = torch.nn.functional.linear(some, weight, bias).float()
+            chances = torch.log_softmax(logits, -1)
+            total += torch.nn.functional.nll_loss(chances, wanted, reduction="sum")
+            if gradient is not None:
+                chances.exp_()
+                chances[torch.arange(len(some), device=some.device), wanted] -= 1
+                torch.mm(chances.to(weight.dtype), weight, out=gradient[begin : begin + size])
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # noqa: D102
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0].to(gradient.dtype), None, None, None

@@ -1,0 +1,127 @@
+"""The fast path proves itself on the run's own first rows before it may be used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from actune.errors import either
+from actune.tune.dataset import RowDataset, collate
+from actune.tune.fast.attention import CannotPack
+from actune.tune.fast.path import FastPath
+from actune.tune.trainer import summed_loss
+
+log = logging.getLogger(__name__)
+
+# Two rows: enough to be packed, to share a beginning and to be mixed up; more would only take longer.
+ROWS = 2
+# Relative distance of all LoRA gradients taken together, and of the loss. In bf16 both paths round, each its own way.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2.5e-1}
+LOSS_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which path a run takes; the manifest holds it.
+
+    Args:
+        fast: The fast path was proved.
+        chunked: It computes the head itself, by chunks.
+        why: Why not the fast path, or not all of it.
+    """
+
+    fast: bool
+    chunked: bool = False
+    why: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the form that the run's manifest holds."""
+        return asdict(self)
+
+
+def choose(model: Any, rows: RowDataset, dropout: float, plain: bool) -> Choice:
+    """Find out which path a new run takes.
+
+    Args:
+        model: The base with its adapter, as the training begins with it.
+        rows: The training rows.
+        dropout: Of the adapter.
+        plain: The user wants the plain path.
+    """
+    if plain:
+        return Choice(False, why="--plain")
+    batch = collate([rows[place] for place in range(min(ROWS, len(rows)))])
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    why = ""
+    with _awake(model):
+        wanted = _gradients(model, lambda: summed_loss(model, model.get_output_embeddings(), batch))
+        for chunked in (True, False):
+            problem = _problem(FastPath(model, dropout=dropout, chunked=chunked), batch, wanted)
+            if not problem:
+                return Choice(True, chunked, why)
+            why = problem
+    log.warning(
+        either(
+            f"training goes the plain, slower way: the fast path cannot prove itself on this base ({why})",
+            f"训练改用较慢的普通路径: 快速路径无法在该基座上证明等价 ({why})",
+        )
+    )
+    return Choice(False, why=why)
+
+
+@contextmanager
+def _awake(model: Any) -> Iterator[None]:
+    """Give B values for a while: it begins as zero, and then neither A's gradient nor B's use can be wrong."""
+    draw = torch.Generator().manual_seed(0)
+    pairs = [(value, value.detach().clone()) for name, value in model.named_parameters() if "lora_B" in name]
+    training = model.training
+    # Evaluation mode: dropout would make both paths draw, each in its own order.
+    model.eval()
+    with torch.no_grad():
+        for value, _ in pairs:
+            value += (torch.randn(value.shape, generator=draw) * 0.01).to(value.device, value.dtype)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for value, before in pairs:
+                value.copy_(before)
+        model.train(training)
+        model.zero_grad(set_to_none=True)
+
+
+def _gradients(model: Any, loss: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad(set_to_none=True)
+    total, count = loss()
+    (total / count).backward()
+    grads = {name: value.grad.float() for name, value in model.named_parameters() if value.grad is not None}
+    return float(total.detach()) / count, grads
+
+
+def _problem(path: FastPath, batch: Mapping[str, torch.Tensor], wanted: tuple[float, dict[str, torch.Tensor]]) -> str:
+    """Compare with the plain path; return what is wrong, or nothing."""
+    model = path.model
+    path.put_in()
+    try:
+        loss, grads = _gradients(model, lambda: path.loss(model, batch))
+    except (CannotPack, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        # Whatever an architecture says to rows in a line: the plain path is there, and the run says why it is taken.
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    finally:
+        path.take_out()
+    if abs(loss - wanted[0]) > LOSS_TOLERANCE[model.dtype] * abs(wanted[0]):
+        return f"loss {loss:.6f}, plain {wanted[0]:.6f}"
+    if grads.keys() != wanted[1].keys():
+        return f"other gradients: {', '.join(sorted(grads.keys() ^ wanted[1].keys())[:3])}"
+    for name, grad in grads.items():
+        apart = float((grad - wanted[1][name]).norm())
+        # A gradient that is nearly nothing beside its kin is rounding, in both paths.
+        size = float(wanted[1][name].norm())
+        if not apart <= TOLERANCE[model.dtype] * max(size, 1e-6):
+            return f"{name}: gradient {apart / max(size, 1e-12):.2g} apart"
+    return ""
