@@ -139,6 +139,7 @@ def _check_loggers(settings: Settings) -> None:
 def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
     """Train, and write the run's end."""
     from actune.tune import finish, metrics, plan, practice, prepare, resume
+    from actune.tune.fast.proof import settled
     from actune.tune.lora import add_lora
 
     console = Console(stderr=True, quiet=not main)
@@ -152,6 +153,7 @@ def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
         practice.load_into(model, start)
     if settings.recipe != practice.SETTINGS.recipe:
         practice.tell(console, start, settings, prepared.manifest.base["id"])
+    prepared = settled(prepared, model)
     if main and new:
         prepare.write_start(out, prepared)
     if main:
@@ -173,6 +175,7 @@ def _train(prepared: Any, model: Any, size: Any, newest: Path | None, out: Path,
     from actune.tune import metrics, resume
     from actune.tune.callbacks import Bar, FirstStep, Interrupt, RunFolder, StepSeed
     from actune.tune.exam import Exam
+    from actune.tune.fast.proof import path_of
     from actune.tune.trainer import make_trainer
 
     def over(step: int, history: Any) -> bool:
@@ -180,9 +183,10 @@ def _train(prepared: Any, model: Any, size: Any, newest: Path | None, out: Path,
 
     exam = Exam(model, prepared.valid) if prepared.valid else None
     bar = Bar(console, exam)
-    with Interrupt() as interrupt:
+    fast = path_of(prepared, model)
+    with Interrupt() as interrupt, fast or nullcontext():
         hooks = [StepSeed(), FirstStep(), RunFolder(out, exam), interrupt, bar]
-        trainer = make_trainer(model, prepared.train, prepared.valid, prepared.settings, out, size.every, hooks)
+        trainer = make_trainer(model, prepared.train, prepared.valid, prepared.settings, out, size.every, hooks, fast)
         trainer.exam, bar.trainer = exam, trainer
         # A run that was killed between its last checkpoint and its end has only the end to do.
         if newest and over(resume.step_of(newest), resume.history(newest)):

@@ -62,6 +62,8 @@ class TrainOptions:
     """cuda, mps or cpu [what the machine has]."""
     dtype: str | None = None
     """fp32, bf16 or fp16 for the base's weights [what the device does well]."""
+    plain: bool | None = None
+    """Compute as transformers and peft do: the same result, slower [off]."""
     quantize: Literal["8bit", "4bit"] | None = None
     """Hold the base in 8 or 4 bits (extra `quant`); the adapter stays in fp32 [off]."""
 
@@ -98,6 +100,7 @@ class Settings:
     dtype: str = "auto"
     quantize: str | None = None
     practice: str = "auto"
+    plain: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Give the form that the run's manifest holds."""
@@ -113,7 +116,7 @@ LEAST = {"epochs": 1, "rank": 1, "alpha": 1, "batch_size": 1, "grad_accum": 1, "
 KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys((*LEAST, "seed"), (int,)),
     **dict.fromkeys(("lr", "dropout", "valid"), (int, float)),
-    "drop_long": (bool,),
+    **dict.fromkeys(("drop_long", "plain"), (bool,)),
 }
 
 

@@ -14,6 +14,7 @@ from actune.tune import guards
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.encode import IGNORE
 from actune.tune.exam import Exam
+from actune.tune.fast.path import FastPath
 from actune.tune.options import Settings, names_of
 from actune.tune.resume import STAGING
 
@@ -69,15 +70,22 @@ class RowTrainer(Trainer):  # type: ignore[misc]
     augmentation and dropout are functions of seed and step alone.
     """
 
-    def __init__(self, *, train: RowDataset, valid: RowDataset | None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, train: RowDataset, valid: RowDataset | None, fast: FastPath | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(train_dataset=train, eval_dataset=valid, data_collator=collate, **kwargs)
         # Both make the Trainer count the tokens of a whole step and leave the scale of the loss to us.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.head = self.model.get_output_embeddings()
+        self.fast = fast
         self.tokens = 0
         self.exam: Exam | None = None
         self.pop_callback(PrinterCallback)
+
+    def summed_loss(self, model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+        """Compute summed loss and number of trained tokens of a batch on the path of the run."""
+        return self.fast.loss(model, batch) if self.fast and self.fast.inside else summed_loss(model, self.head, batch)
 
     def compute_loss(
         self,
@@ -87,7 +95,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Return the share of this batch in the mean loss of the step."""
-        total, count = summed_loss(model, self.head, inputs)
+        total, count = self.summed_loss(model, inputs)
         rows = [self.train_dataset.rows[index] for index in inputs["rows"].tolist()]
         guards.check_loss(total.detach(), rows, self.state.global_step + 1)
         self.tokens += int(inputs["attention_mask"].sum())
@@ -113,7 +121,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         sums = torch.zeros(2, device=self.args.device, dtype=torch.float32)
         with torch.no_grad():
             for batch in self.get_eval_dataloader():
-                total, count = summed_loss(self.model, self.head, batch)
+                total, count = self.summed_loss(self.model, batch)
                 sums += torch.stack([total, torch.tensor(float(count), device=total.device)])
         sums = self.accelerator.reduce(sums)
         return float(sums[0] / sums[1])
@@ -127,6 +135,7 @@ def make_trainer(
     run: Path,
     every: int,
     callbacks: Sequence[TrainerCallback],
+    fast: FastPath | None = None,
 ) -> RowTrainer:
     """Set the Trainer up.
 
@@ -138,6 +147,7 @@ def make_trainer(
         run: The run's folder.
         every: Steps from one checkpoint, and one validation, to the next.
         callbacks: To add.
+        fast: Its fast path, put in; None for the plain one.
     """
     arguments = TrainingArguments(
         # A checkpoint is written here and renamed into the run when it is whole.
@@ -169,4 +179,4 @@ def make_trainer(
         bf16=model.device.type == "cuda" and model.dtype == torch.bfloat16,
         fp16=model.device.type == "cuda" and model.dtype == torch.float16,
     )
-    return RowTrainer(model=model, args=arguments, train=train, valid=valid, callbacks=list(callbacks))
+    return RowTrainer(model=model, args=arguments, train=train, valid=valid, fast=fast, callbacks=list(callbacks))

@@ -119,11 +119,11 @@ class _Attention(torch.autograd.Function):
     """Forward and backward of packed attention."""
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, scale: float, window: int
     ) -> torch.Tensor:
         heads, groups, length = query.shape[1], key.shape[1], query.shape[2]
-        grouped = query[0].unflatten(0, (groups, heads // groups))
+        grouped = query[0].view(groups, heads // groups, length, -1)
         out = query.new_empty(length, heads, value.shape[-1])
         kept: list[torch.Tensor | None] = []
         for span in pack.spans:
@@ -133,21 +133,22 @@ class _Attention(torch.autograd.Function):
                 seen, rows = before + end - span[0], end - begin
                 queries = grouped[:, :, begin:end].flatten(1, 2)
                 chances = _probabilities(queries, keys[:, :seen], scale, rows, window)
-                got = torch.bmm(chances, values[:, :seen]).unflatten(1, (-1, rows))
-                out[begin:end].unflatten(1, (groups, -1)).copy_(got.permute(2, 0, 1, 3))
+                got = torch.bmm(chances, values[:, :seen]).view(groups, -1, rows, value.shape[-1])
+                out[begin:end].view(rows, groups, -1, value.shape[-1]).copy_(got.permute(2, 0, 1, 3))
                 kept.append(chances if keys.shape[1] <= MOST_KEPT else None)
         ctx.save_for_backward(query, key, value)
         ctx.pack, ctx.scale, ctx.window, ctx.kept = pack, scale, window, kept
         return out.unsqueeze(0)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # noqa: D102
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         query, key, value = ctx.saved_tensors
         pack, scale, groups = ctx.pack, ctx.scale, key.shape[1]
-        grouped = query[0].unflatten(0, (groups, -1))
-        grad = grads[0][0].unflatten(1, (groups, -1)).permute(1, 2, 0, 3)
+        _, heads, length, size = query.shape
+        grouped = query[0].view(groups, heads // groups, length, size)
+        grad = grads[0][0].reshape(length, groups, heads // groups, -1).permute(1, 2, 0, 3)
         d_query = torch.empty_like(query)
-        d_grouped = d_query[0].unflatten(0, (groups, -1))
+        d_grouped = d_query[0].view(groups, heads // groups, length, size)
         d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
         kept = iter(ctx.kept)
         for span in pack.spans:
@@ -165,7 +166,7 @@ class _Attention(torch.autograd.Function):
                 d_chances = torch.bmm(asked, values[:, :seen].transpose(1, 2))
                 d_scores = torch._softmax_backward_data(d_chances, chances, -1, chances.dtype)
                 d_keys[:, :seen].baddbmm_(d_scores.transpose(1, 2), queries, alpha=scale)
-                got = torch.bmm(d_scores, keys[:, :seen]).unflatten(1, (-1, rows))
+                got = torch.bmm(d_scores, keys[:, :seen]).view(groups, -1, rows, size)
                 torch.mul(got, scale, out=d_grouped[:, :, begin:end])
             for whole, part in ((d_key, d_keys), (d_value, d_values)):
                 whole[0, :, :before] += part[:, :before]

@@ -13,7 +13,7 @@ import torch
 from peft.tuners.lora import Linear
 
 
-def can_fuse(layer: torch.nn.Module) -> bool:
+def can_fuse(layer: Any) -> bool:
     """Tell whether a layer is plain LoRA on a plain linear layer."""
     return (
         type(layer) is Linear
@@ -33,7 +33,9 @@ def fused(layer: Any) -> Any:
         name = layer.active_adapters[0]
         if args or kwargs or layer.disable_adapters or layer.merged or name not in layer.lora_A:
             return whole(x, *args, **kwargs)  # type: ignore[no-any-return]
-        dropout = layer.lora_dropout[name].p if layer.training and isinstance(layer.lora_dropout[name], DROPOUT) else 0.0
+        dropout = (
+            layer.lora_dropout[name].p if layer.training and isinstance(layer.lora_dropout[name], DROPOUT) else 0.0
+        )
         base, scale = layer.base_layer, layer.scaling[name]
         out: torch.Tensor = _Lora.apply(  # type: ignore[no-untyped-call]
             x, base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, scale, dropout
@@ -65,7 +67,7 @@ class _Lora(torch.autograd.Function):
     """Forward and backward of a linear layer with LoRA."""
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any,
         x: torch.Tensor,
         weight: torch.Tensor,
@@ -88,7 +90,7 @@ class _Lora(torch.autograd.Function):
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # noqa: D102
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         flat, weight, a, scaled, inner, mask = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         d_inner = grad @ scaled

@@ -26,18 +26,19 @@ class FastPath:
         self.head = model.get_output_embeddings()
         self.config = model.config.get_text_config()
         self.before = self.config._attn_implementation
+        self.inside = False
         self.layers = [layer for layer in model.modules() if linear.can_fuse(layer)]
 
     def put_in(self) -> None:
         """Put the fast parts into the model. Whatever is computed without a pack stays what it was."""
         attention.register()
-        self.config._attn_implementation = attention.NAME
+        self.config._attn_implementation, self.inside = attention.NAME, True
         for layer in self.layers:
             layer.forward = linear.fused(layer)
 
     def take_out(self) -> None:
         """Make the model what it was."""
-        self.config._attn_implementation = self.before
+        self.config._attn_implementation, self.inside = self.before, False
         for layer in self.layers:
             del layer.forward
 
@@ -86,3 +87,10 @@ class FastPath:
             handle.remove()
             if self.chunked:
                 del self.head.forward
+
+    def __enter__(self) -> FastPath:
+        self.put_in()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.take_out()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -125,3 +125,18 @@ def _problem(path: FastPath, batch: Mapping[str, torch.Tensor], wanted: tuple[fl
         if not apart <= TOLERANCE[model.dtype] * max(size, 1e-6):
             return f"{name}: gradient {apart / max(size, 1e-12):.2g} apart"
     return ""
+
+
+def settled(prepared: Any, model: Any) -> Any:
+    """Return a new run's preparation with the path it takes in its manifest; of a resumed run, the same."""
+    manifest, settings = prepared.manifest, prepared.settings
+    if "path" in manifest.probe:
+        return prepared
+    choice = choose(model, prepared.train, settings.dropout, settings.plain)
+    return replace(prepared, manifest=replace(manifest, probe=manifest.probe | {"path": choice.to_dict()}))
+
+
+def path_of(prepared: Any, model: Any) -> FastPath | None:
+    """Make the path that a run's manifest names; None is the plain one, also that of runs of earlier versions."""
+    choice = Choice(**prepared.manifest.probe.get("path", {"fast": False}))
+    return FastPath(model, dropout=prepared.settings.dropout, chunked=choice.chunked) if choice.fast else None

@@ -1,0 +1,268 @@
+"""The fast path computes what the plain path computes, on every kind of architecture, or is not taken."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig, Phi3Config, Qwen2Config
+
+from actune.prompt import PromptFormat
+from actune.tune.dataset import RowDataset, collate
+from actune.tune.encode import IGNORE
+from actune.tune.fast import head, linear, proof
+from actune.tune.fast.pack import pack
+from actune.tune.fast.path import FastPath
+from actune.tune.lora import add_lora
+from actune.tune.options import TrainOptions, settle
+from actune.tune.trainer import summed_loss
+from conftest import make_rows
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 640,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+}
+KINDS = {
+    "llama": LlamaConfig(**SIZES),
+    "llama, no groups": LlamaConfig(**SIZES | {"num_key_value_heads": 4}, mlp_bias=True, attention_bias=True),
+    "qwen2": Qwen2Config(**SIZES),
+    "gemma3": Gemma3TextConfig(
+        **SIZES, head_dim=16, sliding_window=24, layer_types=["sliding_attention"] * 2 + ["full_attention"]
+    ),
+    "phi3": Phi3Config(**SIZES, sliding_window=40),
+}
+
+
+def tuned(config: Any, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    """A random model with an adapter whose B is not zero."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    with torch.no_grad():
+        for name, value in base.named_parameters():
+            if "bias" in name or "norm" in name:
+                value += torch.randn_like(value) * 0.1
+    model = add_lora(base.eval(), settle(TrainOptions(**options)))
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(0, 0.05)
+    return model
+
+
+def dataset(folder: Path, count: int = 5) -> RowDataset:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = make_rows(count)
+    return RowDataset(rows, tokenizer, PromptFormat.for_rows(rows, tokenizer), None)
+
+
+def batch_of(folder: Path, count: int = 5) -> dict[str, torch.Tensor]:
+    data = dataset(folder, count)
+    return collate([data[place] for place in range(count)])
+
+
+def gradients(model: Any, loss: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad(set_to_none=True)
+    total, count = loss()
+    (total / count).backward()
+    return total.item() / count, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model: Any, batch: dict[str, torch.Tensor], chunked: bool = True, tolerance: float = 2e-5) -> None:
+    loss, wanted = gradients(model, lambda: summed_loss(model, model.get_output_embeddings(), batch))
+    with FastPath(model, dropout=0.0, chunked=chunked) as path:
+        got_loss, got = gradients(model, lambda: path.loss(model, batch))
+    assert got_loss == pytest.approx(loss, rel=1e-5)
+    assert got.keys() == wanted.keys()
+    for name, grad in wanted.items():
+        apart = (got[name] - grad).norm() / grad.norm()
+        assert apart < tolerance, (name, apart)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_gradients_are_those_of_the_plain_path(kind: str, tiny_tokenizer_folder: Path) -> None:
+    model = tuned(KINDS[kind])
+    batch = batch_of(tiny_tokenizer_folder)
+    assert pack(batch, share=True).shared > 24  # the sliding windows are shorter
+    assert_same(model, batch)
+
+
+def test_rows_with_nothing_in_common_and_single_rows_are_the_same_too(tiny_tokenizer_folder: Path) -> None:
+    model = tuned(KINDS["gemma3"])
+    batch = batch_of(tiny_tokenizer_folder, 3)
+    batch["input_ids"][1, 0] += 1
+    assert pack(batch, share=True).shared == 0
+    assert_same(model, batch, chunked=False)
+    assert_same(model, batch_of(tiny_tokenizer_folder, 1))
+
+
+def test_long_rows_whose_probabilities_are_computed_twice_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, tiny_tokenizer_folder: Path
+) -> None:
+    monkeypatch.setattr("actune.tune.fast.attention.MOST_KEPT", 40)
+    monkeypatch.setattr("actune.tune.fast.attention.LONG_BLOCK", 24)
+    assert_same(tuned(KINDS["gemma3"]), batch_of(tiny_tokenizer_folder, 3))
+
+
+def test_equal_rows_keep_every_trained_place_to_themselves(tiny_tokenizer_folder: Path) -> None:
+    batch = batch_of(tiny_tokenizer_folder, 1)
+    double = {name: torch.cat([value, value]) for name, value in batch.items()}
+    rows = pack(double, share=True)
+    trained = int((double["labels"] != IGNORE).sum())
+    assert rows.shared > 8
+    assert len(set(rows.kept.tolist())) == len(rows.targets) == trained
+    assert_same(tuned(KINDS["llama"]), double)
+
+
+def test_a_pack_holds_no_padding_and_the_beginning_once(tiny_tokenizer_folder: Path) -> None:
+    batch = batch_of(tiny_tokenizer_folder, 4)
+    whole, shared = pack(batch, share=False), pack(batch, share=True)
+    tokens = int(batch["attention_mask"].sum())
+    assert whole.input_ids.shape == (1, tokens)
+    assert shared.input_ids.shape == (1, tokens - 3 * shared.shared)
+    for span, row, mask in zip(shared.spans[1:], batch["input_ids"], batch["attention_mask"], strict=True):
+        own = shared.input_ids[0, span[0] : span[1]]
+        assert torch.equal(torch.cat([shared.input_ids[0, : shared.shared], own]), row[mask.bool()])
+        assert shared.position_ids[0, span[0]] == shared.shared
+
+
+def test_the_head_by_chunks_is_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "MOST_LOGITS", 100)
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(11, 8, requires_grad=True), torch.randn(30, 8), torch.randn(30)
+    targets = torch.randint(30, (11,))
+    wanted = torch.nn.functional.cross_entropy(hidden @ weight.t() + bias, targets, reduction="sum")
+    (grad,) = torch.autograd.grad(wanted, hidden)
+    loss = head.summed_cross_entropy(hidden, weight, bias, targets)
+    (loss * 3).backward()
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(hidden.grad, 3 * grad)
+
+
+def test_dropout_is_that_of_lora_with_the_mask_that_was_drawn() -> None:
+    model = tuned(KINDS["qwen2"], dropout=0.3).train()
+    layer = next(layer for layer in model.modules() if linear.can_fuse(layer))
+    x = torch.randn(7, 32, requires_grad=True)
+    torch.manual_seed(5)
+    got = linear.fused(layer)(x)
+    grads = torch.autograd.grad(got.square().sum(), [x, *(p for p in layer.parameters() if p.requires_grad)])
+    torch.manual_seed(5)
+    mask = linear.kept_mask(x.shape, 0.3, x.device)
+    a, b = layer.lora_A["default"], layer.lora_B["default"]
+    wanted = layer.base_layer(x) + b(a(x * mask / 0.7)) * layer.scaling["default"]
+    wanted_grads = torch.autograd.grad(wanted.square().sum(), [x, a.weight, b.weight])
+    torch.testing.assert_close(got, wanted)
+    for one, other in zip(grads, wanted_grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.05, 0.5])
+def test_the_mask_keeps_the_share_it_should(dropout: float) -> None:
+    torch.manual_seed(0)
+    mask = linear.kept_mask(torch.Size([401, 499]), dropout, torch.device("cpu"))
+    assert mask.float().mean().item() == pytest.approx(1 - dropout, abs=4e-3)
+    assert not torch.equal(mask, linear.kept_mask(mask.shape, dropout, torch.device("cpu")))
+    for lane in range(4):
+        assert mask.flatten()[lane::4].float().mean().item() == pytest.approx(1 - dropout, abs=8e-3)
+
+
+def test_with_dropout_rows_share_nothing_while_training(tiny_tokenizer_folder: Path) -> None:
+    model, batch = tuned(KINDS["llama"], dropout=0.2), batch_of(tiny_tokenizer_folder)
+    lengths = []
+    with FastPath(model, dropout=0.2, chunked=True) as path:
+        model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: lengths.append(args[0].shape[1]))
+        path.loss(model.train(), batch)
+        path.loss(model.eval(), batch)
+    assert lengths[0] == int(batch["attention_mask"].sum()) > lengths[1]
+
+
+def test_in_bf16_a_small_delta_is_not_lost_to_rounding() -> None:
+    """Added to a sum of about 1 that is rounded already, a delta of 2^-10 would vanish altogether."""
+    torch.manual_seed(0)
+    model = tuned(KINDS["llama"], dtype=torch.bfloat16, rank=8)
+    layer = next(layer for layer in model.modules() if linear.can_fuse(layer))
+    with torch.no_grad():
+        layer.base_layer.weight.normal_(0, 1 / 32**0.5)
+        layer.lora_A["default"].weight.fill_(1.0)
+        layer.lora_B["default"].weight.fill_(2.0**-10 / 8 / layer.scaling["default"] / 4)
+        x = torch.randn(4096, 32).bfloat16()
+        x[:, 0] += 4.0 - x.sum(1)
+        x[:, 0] += 4.0 - x.float().sum(1).bfloat16()
+        base = (x.double() @ layer.base_layer.weight.double().t()).float()
+        gained = (linear.fused(layer)(x).float() - base).mean()
+    assert gained.item() == pytest.approx(2.0**-10, rel=0.25)
+
+
+def test_outside_of_packs_the_model_is_what_it_was(tiny_tokenizer_folder: Path) -> None:
+    model, batch = tuned(KINDS["gemma3"]), batch_of(tiny_tokenizer_folder, 3)
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+        with FastPath(model, dropout=0.0, chunked=True):
+            inside = model(**inputs).logits
+        after = model(**inputs).logits
+    torch.testing.assert_close(inside, wanted, rtol=1e-4, atol=1e-5)
+    assert torch.equal(after, wanted)
+
+
+def test_what_cannot_be_proved_is_computed_the_plain_way_and_says_why(
+    caplog: pytest.LogCaptureFixture, tiny_tokenizer_folder: Path
+) -> None:
+    data = dataset(tiny_tokenizer_folder)
+    model = tuned(KINDS["llama"])
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    assert proof.choose(model, data, 0.0, plain=False) == proof.Choice(True, True)
+    assert all(torch.equal(value, before[name]) and value.grad is None for name, value in model.named_parameters())
+    assert not proof.choose(model, data, 0.0, plain=True).fast
+    # Scaled logits: the head by chunks would not see it, the model's own head does.
+    scaled = tuned(KINDS["llama"])
+    scaled.get_output_embeddings().register_forward_hook(lambda _m, _a, out: out * 0.5)
+    choice = proof.choose(scaled, data, 0.0, plain=False)
+    assert choice.fast
+    assert not choice.chunked
+    assert "loss" in choice.why
+    assert not caplog.records
+    # A layer that mixes neighbours sees across the borders of packed rows.
+    mixing = tuned(KINDS["llama"])
+    mixing.base_model.model.model.layers[1].mlp.register_forward_hook(lambda _m, _a, out: out + out.roll(1, 1))
+    with caplog.at_level(logging.WARNING):
+        assert not proof.choose(mixing, data, 0.0, plain=False).fast
+    assert "plain" in caplog.text
+    dropping = tuned(LlamaConfig(**SIZES, attention_dropout=0.1)).train()
+    with FastPath(dropping, dropout=0.0, chunked=True) as path, pytest.raises(Exception, match="attention dropout"):
+        path.loss(dropping, batch_of(tiny_tokenizer_folder, 2))
+
+
+def losses_of(model: Any, batches: list[dict[str, torch.Tensor]], loss: Any, steps: int, lr: float) -> list[float]:
+    """Losses of the first steps of a training."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
+    seen = []
+    for step in range(steps):
+        total, count = loss(batches[step % len(batches)])
+        (total / count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(total.item() / count)
+    return seen
+
+
+def test_thirty_steps_follow_the_plain_path(tiny_tokenizer_folder: Path) -> None:
+    data = dataset(tiny_tokenizer_folder, 12)
+    batches = [collate([data[place] for place in range(begin, begin + 4)]) for begin in (0, 4, 8)]
+    plain, other = tuned(KINDS["qwen2"]), tuned(KINDS["qwen2"])
+    wanted = losses_of(plain, batches, lambda b: summed_loss(plain, plain.get_output_embeddings(), b), 30, 1e-2)
+    with FastPath(other, dropout=0.0, chunked=True) as path:
+        got = losses_of(other, batches, lambda b: path.loss(other, b), 30, 1e-2)
+    assert wanted[-1] < wanted[0] - 0.2
+    assert max(abs(one - two) for one, two in zip(got, wanted, strict=True)) <= 1e-3
