@@ -181,6 +181,16 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path, again: bool) ->
         resume.check_unused(tmp_path, resume=again)
 
 
+def test_another_kind_of_cpu_is_refused_and_an_old_run_is_not() -> None:
+    manifest = Manifest({}, {}, "small", {}, {}, {"device": "cpu", "cpu": "A 1"})
+    resume.check_machine(manifest, "A 1")
+    resume.check_machine(Manifest({}, {}, "small", {}, {}, {"device": "cpu"}), "B 2")
+    with pytest.raises(UserError) as error:
+        resume.check_machine(manifest, "B 2")
+    assert "A 1" in error.value.wanted
+    assert "B 2" in error.value.got
+
+
 def test_what_has_changed_since_the_start_is_named() -> None:
     manifest = Manifest({"id": "b", "sha256": "B"}, {}, "small", {"lr": 1.0, "rank": 8}, {"sha256": "D"}, {})
     resume.check_same(manifest, {"lr": 1.0, "rank": 8}, "D", "B")

@@ -11,6 +11,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from actune.base.load import load_model, load_tokenizer
+from actune.base.rates import cpu_kind
 from actune.base.source import Source
 from actune.data.rows import Row
 from actune.errors import UserError, either
@@ -19,7 +20,7 @@ from actune.tune import choices, guards, practice
 from actune.tune.dataset import RowDataset, collate, shortened, view_of
 from actune.tune.encode import encode
 from actune.tune.options import Settings
-from actune.tune.resume import check_same
+from actune.tune.resume import check_machine, check_same
 from actune.tune.run import Manifest, rows_hash, versions, write_kept_rows, write_manifest
 from actune.tune.seen import read_seen, write_seen
 from actune.tune.split import split
@@ -71,6 +72,7 @@ def prepare(
     _refuse_choice_rows(rows)
     if previous is not None:
         check_same(previous, settings.to_dict(), rows_hash(rows), source.sha256)
+        check_machine(previous, cpu_kind())
         torch.set_num_threads(previous.probe["threads"])
     tokenizer = load_tokenizer(source.path, trust_remote_code)
     wanted = (settings.device, settings.dtype)
@@ -122,7 +124,12 @@ def _new_manifest(
             "train": parts[0],
             "valid": parts[1],
         },
-        probe={"device": str(model.device), "dtype": _word(model.dtype), "threads": torch.get_num_threads()},
+        probe={
+            "device": str(model.device),
+            "dtype": _word(model.dtype),
+            "threads": torch.get_num_threads(),
+            "cpu": cpu_kind(),
+        },
         versions=versions(),
     )
 

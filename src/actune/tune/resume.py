@@ -128,3 +128,23 @@ def check_same(manifest: Manifest, options: Mapping[str, Any], rows: str, base: 
             either("the data, options and base the run began with", "与开始时相同的数据, 选项和基座"),
             either("put them back, or start anew with another --out", "恢复原样, 或换一个 --out 重新开始"),
         )
+
+
+def check_machine(manifest: Manifest, cpu: str) -> None:
+    """Check that a run goes on where its numbers come out the same.
+
+    Args:
+        manifest: Of the run; one of an earlier version does not say where it began.
+        cpu: Kind of this machine's CPU.
+
+    Raises:
+        UserError: It began on the CPU of another kind: other kernels round otherwise.
+    """
+    began = manifest.probe.get("cpu", cpu)
+    if manifest.probe["device"] == "cpu" and began != cpu:
+        raise UserError(
+            "--resume",
+            either(f"this CPU: {cpu}", f"本机 CPU: {cpu}"),
+            either(f"the kind of CPU the run began on: {began}", f"训练开始时的 CPU 类型: {began}"),
+            either("go on there, or start anew with another --out", "回到原机器继续, 或换一个 --out 重新开始"),
+        )

@@ -31,7 +31,7 @@ class Manifest:
         recipe: Name of the recipe.
         options: `Settings.to_dict()`.
         data: ``files``, ``sha256`` of the rows, and how many are trained and validated.
-        probe: What was found out at the start and is obeyed on resume: ``device``, ``dtype``, ``threads``,
+        probe: What was found out at the start and is obeyed on resume: ``device``, ``dtype``, ``threads``, ``cpu``,
             ``path`` (`fast.proof.Choice.to_dict()`).
         best: Which step the adapter is from and why; empty until the run has ended.
         practice: ``folder``, ``rows`` and ``sha256`` of the adapter that the run started from; empty if it was fresh.

@@ -8,6 +8,7 @@ torch's flash kernel with repeated keys.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,19 @@ LONG_BLOCK = 128
 MOST_KEPT = 512
 # What models hand to an attention function; an option that is not among these changes what it computes.
 KNOWN = {"position_ids", "use_cache", "output_attentions", "cache_position", "is_causal"}
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What an attention layer asks of its attention function.
+
+    Args:
+        scale: Of scores.
+        window: Most tokens a token sees, itself included; None: all before it.
+    """
+
+    scale: float
+    window: int | None
 
 
 class CannotPack(Exception):
@@ -46,6 +60,7 @@ def attend(
     scaling: float | None = None,
     sliding_window: int | None = None,
     pack: Pack | None = None,
+    heard: dict[torch.nn.Module, Heard] | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within the rows of a pack.
@@ -60,6 +75,7 @@ def attend(
         scaling: Of scores; one over the square root of the size if None.
         sliding_window: Most tokens a token sees, itself included.
         pack: The rows.
+        heard: Note here what each layer asks for.
         options: What else the architecture says; anything that matters is refused.
 
     Returns:
@@ -79,8 +95,17 @@ def attend(
     if asked or query.shape[0] != 1 or query.shape[2] != pack.input_ids.shape[1]:
         raise CannotPack(", ".join(asked) or "another shape of attention")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out: torch.Tensor = _Attention.apply(query, key, value, pack, scale, sliding_window)  # type: ignore[no-untyped-call]
-    return out, None
+    if heard is not None:
+        heard[module] = Heard(scale, sliding_window)
+    return packed(query, key, value, pack, scale, sliding_window), None
+
+
+def packed(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, scale: float, window: int | None
+) -> torch.Tensor:
+    """Attend within the rows of a pack; arguments and result as `attend` says."""
+    out: torch.Tensor = _Attention.apply(query, key, value, pack, scale, window)  # type: ignore[no-untyped-call]
+    return out
 
 
 def _blocks(pack: Pack, span: tuple[int, int]) -> list[tuple[int, int]]:

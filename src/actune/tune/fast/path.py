@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
-from actune.tune.fast import attention, head, linear
-from actune.tune.fast.pack import pack
+from actune.base.rates import onednn_fp32
+from actune.tune.fast import attention, blocks, head, linear, norm
+from actune.tune.fast.pack import Pack, pack
 
 
 class FastPath:
@@ -17,30 +18,70 @@ class FastPath:
 
     Args:
         model: The base with its adapter (peft).
-        dropout: Of the adapter. While it drops, rows do not share their beginning: each draws its own.
         chunked: Leave the model's own head aside and compute loss and gradient by chunks of places.
+        blocks: Replace whole blocks of the usual kind, not only their linear layers and norms.
+        onednn: Send fp32 matrix products to oneDNN, where that was shown to keep fp32.
     """
 
-    def __init__(self, model: Any, *, dropout: float, chunked: bool) -> None:
-        self.model, self.dropout, self.chunked = model, dropout, chunked
+    def __init__(self, model: Any, *, chunked: bool = True, blocks: bool = True, onednn: bool = False) -> None:
+        self.model, self.chunked, self.blocks = model, chunked, blocks
         self.head = model.get_output_embeddings()
         self.config = model.config.get_text_config()
         self.before = self.config._attn_implementation
-        self.inside = False
-        self.layers = [layer for layer in model.modules() if linear.can_fuse(layer)]
+        self.onednn, self.inside, self.undo = onednn, False, ExitStack()
+        # Where something drops, each row draws its own: then rows cannot share their beginning.
+        self.drops = any(type(module) is torch.nn.Dropout and module.p for module in model.modules())
+        self.replaced: list[Any] = []
 
     def put_in(self) -> None:
-        """Put the fast parts into the model. Whatever is computed without a pack stays what it was."""
+        """Put the fast parts into the model. Whatever is computed without a pack stays what it was.
+
+        Raises:
+            CannotPack: The architecture does not fit; the model is what it was.
+        """
+        try:
+            self._put_in()
+        except Exception:
+            self.take_out()
+            raise
+
+    def _put_in(self) -> None:
         attention.register()
         self.config._attn_implementation, self.inside = attention.NAME, True
-        for layer in self.layers:
-            layer.forward = linear.fused(layer)
+        if self.onednn:
+            self.undo.enter_context(onednn_fp32())
+        for module in self.model.modules():
+            self._replace(module, linear.fused(module) if linear.can_fuse(module) else norm.fused(module))
+        asked = self._heard()
+        if self.blocks:
+            for module, heard in asked.items():
+                self._replace(module, blocks.attention(module, heard))
+            for module in self.model.modules():
+                self._replace(module, blocks.gated_mlp(module))
+
+    def _replace(self, module: Any, forward: Any) -> None:
+        if forward is not None:
+            module.forward = forward
+            self.replaced.append(module)
+
+    def _heard(self) -> dict[Any, attention.Heard]:
+        """Let four tokens pass as in training, to hear what each attention layer asks for."""
+        heard: dict[Any, attention.Heard] = {}
+        ids = torch.arange(4, device=self.model.device).unsqueeze(0)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+        training = self.model.training
+        with torch.no_grad():
+            self._run(self.model.train(), pack(batch, share=False), heard=heard)
+        self.model.train(training)
+        return heard
 
     def take_out(self) -> None:
         """Make the model what it was."""
         self.config._attn_implementation, self.inside = self.before, False
-        for layer in self.layers:
-            del layer.forward
+        self.undo.close()
+        for module in self.replaced:
+            del module.forward
+        self.replaced.clear()
 
     def loss(self, model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """Compute the loss of a batch as `trainer.summed_loss` does.
@@ -52,22 +93,20 @@ class FastPath:
         Raises:
             CannotPack: The architecture does not fit.
         """
-        rows = pack(batch, share=not (self.dropout and self.model.training))
+        rows = pack(batch, share=not (self.drops and self.model.training))
         with self._at(rows.kept) as seen:
-            # A mask of four dimensions passes through transformers as it is; packed attention needs none.
-            none = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=rows.input_ids.device)
-            output = model(
-                input_ids=rows.input_ids,
-                position_ids=rows.position_ids,
-                attention_mask=none,
-                use_cache=False,
-                pack=rows,
-            )
+            output = self._run(model, rows)
         if self.chunked:
             total = head.summed_cross_entropy(seen[0], self.head.weight, self.head.bias, rows.targets)
         else:
             total = torch.nn.functional.cross_entropy(output.logits[0].float(), rows.targets, reduction="sum")
         return total, len(rows.targets)
+
+    def _run(self, model: Any, rows: Pack, **more: Any) -> Any:
+        # A mask of four dimensions passes through transformers as it is; packed attention needs none.
+        none = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=rows.input_ids.device)
+        ids, positions = rows.input_ids, rows.position_ids
+        return model(input_ids=ids, position_ids=positions, attention_mask=none, use_cache=False, pack=rows, **more)
 
     @contextmanager
     def _at(self, kept: torch.Tensor) -> Iterator[list[torch.Tensor]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from actune.base.rates import rates
 from actune.errors import either
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.fast.attention import CannotPack
@@ -22,6 +23,10 @@ log = logging.getLogger(__name__)
 ROWS = 2
 # Relative distance of all LoRA gradients taken together, and of the loss. In bf16 both paths round, each its own way.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2.5e-1}
+# chunked, blocks, onednn: the quickest first.
+TRIES = ((True, True, True), (True, True, False), (False, True, False), (True, False, False), (False, False, False))
+# A route that is hardly quicker is no gain, only another way for results to differ.
+WORTH = 1.15
 LOSS_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
@@ -32,11 +37,15 @@ class Choice:
     Args:
         fast: The fast path was proved.
         chunked: It computes the head itself, by chunks.
+        blocks: It replaces whole blocks.
+        onednn: It sends fp32 matrix products to oneDNN.
         why: Why not the fast path, or not all of it.
     """
 
     fast: bool
     chunked: bool = False
+    blocks: bool = False
+    onednn: bool = False
     why: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,13 +53,12 @@ class Choice:
         return asdict(self)
 
 
-def choose(model: Any, rows: RowDataset, dropout: float, plain: bool) -> Choice:
+def choose(model: Any, rows: RowDataset, plain: bool) -> Choice:
     """Find out which path a new run takes.
 
     Args:
         model: The base with its adapter, as the training begins with it.
         rows: The training rows.
-        dropout: Of the adapter.
         plain: The user wants the plain path.
     """
     if plain:
@@ -60,11 +68,13 @@ def choose(model: Any, rows: RowDataset, dropout: float, plain: bool) -> Choice:
     why = ""
     with _awake(model):
         wanted = _gradients(model, lambda: summed_loss(model, model.get_output_embeddings(), batch))
-        for chunked in (True, False):
-            problem = _problem(FastPath(model, dropout=dropout, chunked=chunked), batch, wanted)
+        for chunked, blocks, onednn in TRIES:
+            if onednn and not _onednn_pays(model):
+                continue
+            problem = _problem(FastPath(model, chunked=chunked, blocks=blocks, onednn=onednn), batch, wanted)
             if not problem:
-                return Choice(True, chunked, why)
-            why = problem
+                return Choice(True, chunked, blocks, onednn, why)
+            why = why or problem
     log.warning(
         either(
             f"training goes the plain, slower way: the fast path cannot prove itself on this base ({why})",
@@ -72,6 +82,13 @@ def choose(model: Any, rows: RowDataset, dropout: float, plain: bool) -> Choice:
         )
     )
     return Choice(False, why=why)
+
+
+def _onednn_pays(model: Any) -> bool:
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        return False
+    found = rates()
+    return found.onednn > WORTH * found.fp32
 
 
 @contextmanager
@@ -106,8 +123,8 @@ def _gradients(model: Any, loss: Any) -> tuple[float, dict[str, torch.Tensor]]:
 def _problem(path: FastPath, batch: Mapping[str, torch.Tensor], wanted: tuple[float, dict[str, torch.Tensor]]) -> str:
     """Compare with the plain path; return what is wrong, or nothing."""
     model = path.model
-    path.put_in()
     try:
+        path.put_in()
         loss, grads = _gradients(model, lambda: path.loss(model, batch))
     except (CannotPack, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         # Whatever an architecture says to rows in a line: the plain path is there, and the run says why it is taken.
@@ -132,11 +149,13 @@ def settled(prepared: Any, model: Any) -> Any:
     manifest, settings = prepared.manifest, prepared.settings
     if "path" in manifest.probe:
         return prepared
-    choice = choose(model, prepared.train, settings.dropout, settings.plain)
+    choice = choose(model, prepared.train, settings.plain)
     return replace(prepared, manifest=replace(manifest, probe=manifest.probe | {"path": choice.to_dict()}))
 
 
 def path_of(prepared: Any, model: Any) -> FastPath | None:
     """Make the path that a run's manifest names; None is the plain one, also that of runs of earlier versions."""
     choice = Choice(**prepared.manifest.probe.get("path", {"fast": False}))
-    return FastPath(model, dropout=prepared.settings.dropout, chunked=choice.chunked) if choice.fast else None
+    if not choice.fast:
+        return None
+    return FastPath(model, chunked=choice.chunked, blocks=choice.blocks, onednn=choice.onednn)

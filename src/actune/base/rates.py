@@ -1,0 +1,131 @@
+"""How fast this machine multiplies matrices, by dtype and route: measured, never assumed from a name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from actune.base.cache import cache_folder
+
+# A layer of a small base over a short batch: 300 tokens, 576 wide, to 1536.
+SHAPE = (300, 576, 1536)
+# No single measure may take longer than this; emulated bf16 needs 50 ms a product.
+SECONDS = 0.05
+# Relative error of a product against fp64. fp32 has 3e-7 at this size, a product that rounds its inputs to bf16 2e-3.
+KEEPS_FP32 = 2e-6
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Matrix products of this machine with its present number of threads, in GFLOP/s.
+
+    Args:
+        fp32: By the route that torch takes.
+        onednn: fp32 by oneDNN; 0 if that does not keep fp32 results here.
+        bf16: Of a batch.
+        token_fp32: One row, as in decoding.
+        token_bf16: The same in bf16.
+    """
+
+    fp32: float
+    onednn: float
+    bf16: float
+    token_fp32: float
+    token_bf16: float
+
+
+@contextmanager
+def onednn_fp32(on: bool = True) -> Iterator[None]:
+    """Send fp32 matrix products to oneDNN.
+
+    torch has no switch for that alone. Allowed bf16 inside fp32 products sends them there, and on a CPU whose oneDNN
+    has no such kernel the results stay fp32 (AMD Zen 5: 245 GFLOP/s a core against 110 of MKL). On a CPU with AMX
+    they do not: `Rates.onednn` is 0 then.
+    """
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16" if on else before
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+def cpu_kind() -> str:
+    """Name the kind of CPU: its model and a hash of what it can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return f"{platform.processor() or platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = values.get("flags", values.get("Features", ""))
+    name = values.get("model name", platform.machine())
+    return f"{name} {hashlib.sha256(flags.encode()).hexdigest()[:8]}"
+
+
+def rates() -> Rates:
+    """Measure, or look up what was measured on this kind of CPU with this torch and these threads."""
+    key = f"{cpu_kind()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    store = cache_folder() / "rates.json"
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(store.with_suffix(".lock")):
+        known = _read(store)
+        try:
+            return Rates(**known[key])
+        except (KeyError, TypeError):
+            found = measure()
+        known[key] = asdict(found)
+        temporary = store.with_suffix(".part")
+        temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        temporary.replace(store)
+    return found
+
+
+def _read(store: Path) -> dict[str, dict[str, float]]:
+    try:
+        known = json.loads(store.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}  # A torn file costs one more measure.
+    return known if isinstance(known, dict) else {}
+
+
+def measure() -> Rates:
+    """Time one product per dtype and route; takes about a quarter of a second."""
+    rows, inner, columns = SHAPE
+    draw = torch.Generator().manual_seed(0)
+    a, b = torch.randn(rows, inner, generator=draw), torch.randn(columns, inner, generator=draw)
+    half_a, half_b = a.bfloat16(), b.bfloat16()
+    with torch.inference_mode():
+        exact = a.double() @ b.double().t()
+        with onednn_fp32():
+            error = float(((a @ b.t()).double() - exact).norm() / exact.norm())
+            onednn = _rate(lambda: a @ b.t(), rows) if error < KEEPS_FP32 else 0.0
+        return Rates(
+            fp32=_rate(lambda: a @ b.t(), rows),
+            onednn=onednn,
+            bf16=_rate(lambda: half_a @ half_b.t(), rows),
+            token_fp32=_rate(lambda: a[:1] @ b.t(), 1),
+            token_bf16=_rate(lambda: half_a[:1] @ half_b.t(), 1),
+        )
+
+
+def _rate(product: Callable[[], torch.Tensor], rows: int) -> float:
+    """The best of a few. CPU time counts, not the clock: on a busy machine other programs take turns."""
+    best, begun = float("inf"), time.process_time()
+    for _ in range(50):
+        at = time.process_time()
+        product()
+        now = time.process_time()
+        best = min(best, max(now - at, 1e-7))
+        if now - begun > SECONDS * torch.get_num_threads():
+            break
+    return round(2 * rows * SHAPE[1] * SHAPE[2] / best * torch.get_num_threads() / 1e9, 1)
