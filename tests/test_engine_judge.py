@@ -133,6 +133,11 @@ def test_the_wish_to_repeat_ends_the_acting_and_not_the_words(engine):
     first = next(place for place, name in enumerate(all_of_it) if name in all_of_it[:place])
     assert done == all_of_it[:first]
     assert len(once) == 60
+    brief = replace(ask("hello", Acting(bias=100.0, again=100.0, repeats=False)), trace=Trace(brief=True))
+    cut = engine.generate([brief])[0]
+    assert len(cut) < 60
+    assert cut == once[: len(cut)]
+    assert acts(engine, cut) == done
 
 
 def test_where_no_action_fits_the_question_none_is_done(llama):

@@ -138,6 +138,11 @@ class Judge:
         self._over = True
         return pick(logits.index_fill(0, self._openers, -torch.inf))
 
+    @property
+    def enough(self) -> bool:
+        """Whether nothing more is asked of the answer."""
+        return self._over and self._trace.brief
+
     def sure(self) -> list[int]:
         """Give the tokens of a planned tag up to its last, which depends on what the model has read by then."""
         sure = [only[0] for only in self._forced[:-1]]

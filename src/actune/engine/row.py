@@ -75,7 +75,7 @@ class Row:
     def _write(self, token: int) -> None:
         self.unread.append(token)
         self.left -= 1
-        if token in self._stop_ids:
+        if token in self._stop_ids or (self._judge is not None and self._judge.enough):
             self.left = 0
         elif self._grammar is not None:
             self._state = self._grammar.step(self._state, token)

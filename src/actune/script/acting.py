@@ -94,6 +94,8 @@ class Trace:
     choices: list[Choice] = field(default_factory=list)
     odds: float = 0.0
     """Log-odds of a tag without the question, which a contrast takes off."""
+    brief: bool = False
+    """Whether to end the answer once no more actions can follow."""
 
     def agrees(self, acting: Acting) -> bool:
         """Tell whether the answer would be the same under other numbers."""

@@ -31,7 +31,9 @@ GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOSTS = (None, 3, 2, 1)
 CONTRASTS = (0.0, 0.5, 1.0)
 # Values tried of a threshold: so many, spread over those at which some row's answer changes.
-SPREAD = 6
+SPREAD = 4
+# Answers written for each row at most, on average: what calibration costs is bounded by that, and by `MOST_TOKENS`.
+WRITTEN = 12
 
 
 @dataclass
@@ -88,13 +90,19 @@ class _Search:
         """Take the best; a later one only if it is worth it."""
         best = start
         for acting in others:
+            if not self._affords(acting):
+                continue
             (enough, f1), (enough_now, f1_now) = self.worth(acting), self.worth(best)
             if enough > enough_now or (enough == enough_now and f1 > f1_now + WORTH):
                 best = acting
         return best
 
+    def _affords(self, acting: Acting) -> bool:
+        missing = sum(one.outcome(acting) is None for one in self.asked)
+        return self.written + missing <= WRITTEN * len(self.asked)
+
     def _write(self, missing: list[_Asked], acting: Acting) -> None:
-        traces = [Trace() for _ in missing]
+        traces = [Trace(brief=True) for _ in missing]
         requests = [replace(one.request, acting=acting, trace=t) for one, t in zip(missing, traces, strict=True)]
         for one, trace, tokens in zip(missing, traces, self.engine.generate(requests), strict=True):
             outcome = Answer(one.row, tuple(self._events(one.row, tokens))).outcome
@@ -114,7 +122,8 @@ def calibrate(engine: LocalEngine, fmt: PromptFormat, rows: Sequence[Row]) -> tu
     """Find the numbers with the best f1 among those that leave enough rows without an action alone.
 
     One number after the other, each over its grid with the others held; greedy answers, at most `MOST_ROWS` rows. An
-    answer is written again only for numbers under which it would be another one.
+    answer is written again only for numbers under which it would be another one, and only as long as it acts; beyond
+    `WRITTEN` answers a row, numbers that need more are left out.
 
     Args:
         engine: With the tuned model, in evaluation mode.
