@@ -1,11 +1,14 @@
 """What the batch loop and the prefix store save. `python benchmarks/decode_speed.py [RUN|BASE...] [--rows 32]`.
 
-One process, sides in turn, medians of the rounds. Three ratios for each model:
+One process, sides in turn, medians of the rounds; with one thread CPU seconds, which other processes disturb less.
+Ratios for each model:
 
 * `batch`: answers per second of `LocalEngine.generate` against transformers' `generate`, row by row. All rows ask with
   the same list, both sides write the same number of tokens without a constraint; the texts are compared.
 * `constraint`: the same batch with the constraint against the batch without it.
-* `first token`: a question with a list that was asked with before, against one with a new store.
+* `first token`: a question with a list that was asked with before, against one with a new store; for a shorter and a
+  longer list.
+* `choice`: scoring 12 listed names at a tag against one step of the answer.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ import torch
 from actune.actor import Actor, load_actor
 from actune.engine.local import Request
 from actune.engine.prefix import PrefixStore
+from actune.engine.slots import kept, seeded
+from actune.engine.tree import grow, path, score
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOKENS = 40
@@ -40,10 +45,14 @@ def names(language: str, count: int) -> list[str]:
     return list(dict.fromkeys(name.strip() for cell in cells for name in cell.split("、") if name.strip()))[:count]
 
 
+def clock() -> float:
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    begun = clock()
     work()
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
 def row_by_row(actor: Actor, requests: list[Request]) -> list[list[int]]:
@@ -77,34 +86,61 @@ def report(label: str, slow: list[float], fast: list[float], extra: str = "") ->
     )
 
 
-def measure(name: str, language: str, rows: int, rounds: int) -> None:
-    actor = load_actor(name, dtype="fp32")
+def measure_batch(actor: Actor, language: str, rows: int, rounds: int) -> None:
     catalogue = names(language, 24)
     prompts = [actor.prompt_ids(question, catalogue) for question in questions(language)[:rows]]
     free = [Request(prompt, None, TOKENS) for prompt in prompts]
     tied = [replace(request, names=tuple(catalogue)) for request in free]
-    print(f"{name}: {rows} rows, {len(catalogue)} names, {max(map(len, prompts))} prompt tokens, {TOKENS} new")
+    print(f"  {rows} rows, {len(catalogue)} names, {max(map(len, prompts))} prompt tokens, {TOKENS} new")
     alone, together, listed = [], [], []
     same = 0
     for _ in range(rounds):
-        begun = time.perf_counter()
-        wanted = row_by_row(actor, free)
-        alone.append(time.perf_counter() - begun)
-        begun = time.perf_counter()
-        got = batched(actor, free)
-        together.append(time.perf_counter() - begun)
+        answers: list[list[list[int]]] = [[], []]
+        alone.append(seconds(lambda kept=answers: kept[0].extend(row_by_row(actor, free))))
+        together.append(seconds(lambda kept=answers: kept[1].extend(batched(actor, free))))
         listed.append(seconds(lambda: batched(actor, tied)))
-        same = sum(one == other for one, other in zip(wanted, got, strict=True))
+        same = sum(one == other for one, other in zip(*answers, strict=True))
     report("batch", alone, together, f"{same} of {rows} texts equal")
     report("constraint", listed, together, "(1.00 is free of cost; the texts differ)")
+
+
+def measure_first_token(actor: Actor, language: str, count: int, rounds: int) -> None:
+    catalogue = names(language, count)
+    asked = [Request(actor.prompt_ids(question, catalogue), None, 1) for question in questions(language)]
     cold, warm = [], []
-    for one, other in itertools.islice(itertools.pairwise(free), 2 * rounds):
+    for one, other in itertools.islice(itertools.pairwise(asked), 2 * rounds):
         actor.engine.prefixes = PrefixStore(256)
         next(actor.engine.stream(one))
         warm.append(seconds(lambda other=other: next(actor.engine.stream(other))))
         actor.engine.prefixes = PrefixStore(256)
         cold.append(seconds(lambda other=other: next(actor.engine.stream(other))))
-    report("first token", cold, warm)
+    report("first token", cold, warm, f"{len(catalogue)} names, {len(asked[0].prompt)} prompt tokens")
+
+
+def measure_choice(actor: Actor, language: str, rounds: int) -> None:
+    engine, catalogue = actor.engine, names(language, 12)
+    prompt = actor.prompt_ids(questions(language)[0], catalogue)
+    _, cache, _ = engine.read(prompt)
+    layers = kept(cache)
+    spelled = [one for name in catalogue if (one := engine.speller.spell(name)) is not None]
+    step = path(engine.speller.opening[:1])
+    look, single = [], []
+    for _ in range(5 * rounds):
+        caches = [seeded(layers, len(prompt)) for _ in range(2)]
+        tree = grow(engine.speller.opening, spelled)
+        look.append(seconds(lambda tree=tree, cache=caches[0]: score(tree, engine.branch(tree.tree, cache))))
+        single.append(seconds(lambda cache=caches[1]: engine.branch(step, cache)))
+    report("choice", look, single, f"of a step; {len(tree.tree.tokens)} tokens in the tree")
+
+
+def measure(name: str, language: str, rows: int, rounds: int) -> None:
+    actor = load_actor(name, dtype="fp32")
+    actor.acting = None
+    print(f"{name}: {torch.get_num_threads()} threads")
+    measure_batch(actor, language, rows, rounds)
+    for count in (24, 96):
+        measure_first_token(actor, language, count, rounds)
+    measure_choice(actor, language, rounds)
 
 
 def main() -> None:

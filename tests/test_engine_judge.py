@@ -215,20 +215,26 @@ def test_a_trace_knows_for_which_numbers_the_answer_is_the_same(llama):
     assert differed > 20
 
 
-def test_a_row_alone_reads_a_tag_at_once(llama):
+def test_a_tag_comes_at_once(llama):
     request = ask("hello", Acting(bias=100.0, again=-100.0))
-    batch, steps = llama.batch(), []
-    batch.add(request)
-    while len(batch):
-        steps.append([token for _, token in batch.step()])
-    answer = [token for step in steps for token in step]
-    tag = TOKENIZER.decode(answer).partition("&>")[0].encode()
-    # All but the closing mark come with the first step.
-    assert b"".join(llama.vocabulary.token_bytes[token] for token in steps[0]) == tag
-    assert {len(step) for step in steps[1:]} == {1}
-    assert len(answer) == 60
-    other = llama.generate([request, ask("what", None)])[0]
-    assert answer == other
+    for others in (0, 2):
+        batch, steps = llama.batch(), []
+        for n in range(others):
+            batch.add(replace(request, prompt=ids("what" * (1 + 9 * n)), acting=None))
+        ticket = batch.add(request)
+        while len(batch):
+            steps.append([token for other, token in batch.step() if other == ticket])
+        tag = b"".join(llama.vocabulary.token_bytes[token] for token in steps[0]).decode()
+        assert [event.name for event in parse(tag) if isinstance(event, Act)]
+        assert {len(step) for step in steps[1:] if step} == {1}
+        answer = [token for step in steps for token in step]
+        assert len(answer) == 60
+        # The model has read the tag as if token by token.
+        closed = ~torch.from_numpy(llama.grammar(NAMES).mask(0))
+        closed[llama.vocabulary.openers] = True
+        table = after(llama, request.prompt + answer).masked_fill(closed, -torch.inf)
+        place = len(request.prompt) + len(steps[0])
+        assert [int(row.argmax()) for row in table[place - 1 : -1]] == answer[len(steps[0]) :]
 
 
 def pushed_engine(push: dict[str, float], ahead: dict[str, float] | None = None) -> LocalEngine:

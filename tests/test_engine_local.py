@@ -64,7 +64,7 @@ def test_padded_rows_see_the_logits_of_a_plain_forward_pass(tokenizer, monkeypat
     monkeypatch.setattr(
         Row,
         "choose",
-        lambda row, logits, look: seen.setdefault(row.ticket, []).append(logits) or choose(row, logits, look),
+        lambda row, logits, ahead: seen.setdefault(row.ticket, []).append(logits) or choose(row, logits, ahead),
     )
     asked = [Request(tokenizer(text)["input_ids"], (), 4) for text in PROMPTS]
     for ticket, (request, answer) in enumerate(zip(asked, engine.generate(asked), strict=True)):

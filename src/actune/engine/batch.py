@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,7 +64,7 @@ class Batch:
     def step(self) -> list[tuple[int, int]]:
         """Compute one token for every row under way and the first ones of some rows that wait.
 
-        A row alone gets all of its tag at once where the name is decided already: reading it together is quicker.
+        Where the name of a tag is decided by scores, all of the tag comes at once.
 
         Returns:
             (ticket, token) for each, a ticket's tokens in order; a stop id, when the model writes one, is its last.
@@ -82,9 +82,8 @@ class Batch:
             logits.append(last)
         result = []
         for place, (row, scores) in enumerate(zip(self._rows, logits, strict=True)):
-            result.append((row.ticket, row.choose(scores, functools.partial(self._look, place))))
-        if len(self._rows) == 1 and self._engine.joinable:
-            result += [(self._rows[0].ticket, token) for token in self._rows[0].hurry()]
+            written = row.choose(scores, _Ahead(self._engine, self._slots, place))
+            result += [(row.ticket, token) for token in written]
         for place in reversed(range(len(self._rows))):
             if self._rows[place].left <= 0:
                 self._leave(place)
@@ -99,15 +98,16 @@ class Batch:
             self._slots.leave(place)
 
     def _decode(self) -> list[Tensor]:
-        """Let the model read what was chosen, as many tokens of every row; logits [vocabulary] for each."""
-        ids = torch.tensor([row.unread for row in self._rows], device=self._engine.model.device)
+        """Let the model read every row's last token; logits [vocabulary] for each."""
+        device = self._engine.model.device
+        ids = torch.tensor([[row.token] for row in self._rows], device=device)
         if not self._engine.joinable:
             return [self._decode_alone(row, ids[place : place + 1]) for place, row in enumerate(self._rows)]
-        slots, more = self._slots, ids.shape[1]
-        slots.reserve(more)
-        positions = torch.tensor([[length + k for k in range(more)] for length in slots.lengths], device=ids.device)
-        logits = self._engine.forward(ids, slots.mask(more, ids.device), positions, slots.cache)
-        slots.grown(more)
+        slots = self._slots
+        slots.reserve()
+        positions = torch.tensor([[length] for length in slots.lengths], device=device)
+        logits = self._engine.forward(ids, slots.mask(1, device), positions, slots.cache)
+        slots.grown()
         return list(logits)
 
     def _decode_alone(self, row: Row, ids: Tensor) -> Tensor:
@@ -115,10 +115,6 @@ class Batch:
         length = row.cache.get_seq_length()
         positions = torch.full_like(ids, length)
         return self._engine.forward(ids, ids.new_ones(1, length + 1), positions, row.cache)[0]
-
-    def _look(self, place: int, tree: Tree) -> Tensor:
-        """Let the model read what might follow in one row; nothing of it is remembered."""
-        return self._engine.branch(tree, self._slots.alone(place, len(tree.tokens)))
 
     def _read(self, row: Row) -> tuple[Tensor, int]:
         """Let the model read a row's prompt; return logits [vocabulary] and how many tokens were computed."""
@@ -128,3 +124,16 @@ class Batch:
         else:
             row.cache = cache
         return logits, count
+
+
+class _Ahead:
+    """Reads what might follow in one row, and keeps of it what does follow."""
+
+    def __init__(self, engine: LocalEngine, slots: Slots, place: int) -> None:
+        self._engine, self._slots, self._place = engine, slots, place
+
+    def read(self, tree: Tree) -> Tensor:
+        return self._engine.branch(tree, self._slots.alone(self._place, len(tree.tokens)))
+
+    def keep(self, nodes: Sequence[int]) -> None:
+        self._slots.keep(self._place, nodes)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from actune.engine.slots import kept, seeded
-from actune.engine.tree import Spelling, Tree, grow, path, score
+from actune.engine.tree import Names, Spelling, Tree, grow, path, score
 from actune.script.acting import Acting, Choice, Trace
 from actune.script.grammar import LESS, ROOT
 
@@ -19,9 +19,20 @@ if TYPE_CHECKING:
     from actune.engine.local import LocalEngine, Request
 
 Look = Callable[[Tree], Tensor]
-"""Reads a tree of continuations after what the row has read; logits [nodes, vocabulary]."""
+"""Reads a tree of continuations after what was read; logits [nodes, vocabulary]."""
 Pick = Callable[[Tensor], int]
 """Chooses an index by logits, greedily or with the row's dice."""
+
+
+class Ahead(Protocol):
+    """What a row can see of what might follow."""
+
+    def read(self, tree: Tree) -> Tensor:
+        """Read a tree of continuations; logits [nodes, vocabulary]."""
+
+    def keep(self, nodes: Sequence[int]) -> None:
+        """Let these nodes of the tree that was read last be read for good."""
+
 
 # Names read in one pass: logits of a vocabulary of 262 144 take 1 MB a token. More names are read in several.
 _TOGETHER = 32
@@ -54,7 +65,7 @@ def read_blank(engine: LocalEngine, prompt: Sequence[int], names: tuple[str, ...
     def look(tree: Tree) -> Tensor:
         return engine.branch(tree, seeded(known, length))
 
-    values, _ = _scores(engine.speller.opening, list(spelled.values()), look)
+    values = _read(engine.speller.opening, list(spelled.values()), look).values if spelled else []
     return Blank(float(inside - outside), dict(zip(spelled, values, strict=True)))
 
 
@@ -68,7 +79,8 @@ def judge(engine: LocalEngine, request: Request) -> Judge | None:
 class Judge:
     """Makes the decisions of one answer.
 
-    Tags are written by it: when the model opens one, all names are scored, and the best is written out. (Of more than
+    Tags are written by it: when the model opens one, all names are read and scored, and the best one's tokens are
+    taken. (That is quicker than to write the tag token by token, if the list is not very long. Of more than
     `SCORED` names one is written token by token, and the acting does not end with the wish to repeat it.)
 
     Args:
@@ -94,28 +106,24 @@ class Judge:
         second = engine.vocabulary.id_of(b"&")
         assert second is not None, "see `judge`"
         self._second = second
-        self._forced: list[tuple[int, ...]] = []
         self._done: list[str] = []
         self._over = self._inside = False
         self._trace = Trace() if request.trace is None else request.trace
         self._trace.odds = 0.0 if self._blank is None else self._blank.odds
 
-    def take(self, logits: Tensor, state: int, left: int, pick: Pick, look: Look) -> int:
-        """Choose the next token.
+    def take(self, logits: Tensor, state: int, left: int, pick: Pick, ahead: Ahead) -> list[int]:
+        """Choose the next token, or a whole tag.
 
         Args:
             logits: With what the grammar forbids masked, [vocabulary].
             state: Of the grammar.
             left: Tokens that may be written, this one included.
             pick: Chooses by logits.
-            look: Reads what might follow.
+            ahead: Reads what might follow; all but the last of the tokens returned are kept there.
         """
-        if self._forced:
-            only = self._forced.pop(0)
-            return only[0] if len(only) == 1 else only[pick(logits[list(only)])]
         if state >= ROOT:
             self._inside = True
-            return pick(logits)
+            return [pick(logits)]
         if self._inside:
             self._inside = False
             self._done.append("")
@@ -130,24 +138,19 @@ class Judge:
         if not self._opens(token):
             if not self._over:
                 self._trace.passed[again] = max(self._trace.passed[again], margin)
-            return token
+            return [token]
         if not self._over:
             self._trace.opened[again] = min(self._trace.opened[again], margin)
-        if self._wishes(token, left, pick, look):
-            return token
+        tokens = self._open(token, left, pick, ahead)
+        if tokens is not None:
+            return tokens
         self._over = True
-        return pick(logits.index_fill(0, self._openers, -torch.inf))
+        return [pick(logits.index_fill(0, self._openers, -torch.inf))]
 
     @property
     def enough(self) -> bool:
         """Whether nothing more is asked of the answer."""
         return self._over and self._trace.brief
-
-    def sure(self) -> list[int]:
-        """Give the tokens of a planned tag up to its last, which depends on what the model has read by then."""
-        sure = [only[0] for only in self._forced[:-1]]
-        self._forced = self._forced[len(sure) :]
-        return sure
 
     def _weigh(self, logits: Tensor, again: bool) -> tuple[Tensor, float]:
         """Shift the tokens that open a tag; return the margin before that too (see `Trace`)."""
@@ -163,34 +166,50 @@ class Judge:
     def _opens(self, token: int) -> bool:
         return self._vocabulary.words[token] != 0 and token not in self._vocabulary.stop_ids
 
-    def _wishes(self, token: int, left: int, pick: Pick, look: Look) -> bool:
-        """Look what a token that may open a tag leads to; plan the tag. False if the acting is over."""
+    def _open(self, token: int, left: int, pick: Pick, ahead: Ahead) -> list[int] | None:
+        """Look what a token that may open a tag leads to: the tag, or words; None if the acting is over."""
         whole = (self._vocabulary.token_bytes[token] or b"").endswith(b"<&")
-        rest = () if whole else (self._second,)
-        opening = (token, *rest)
+        opening = (token,) if whole else (token, self._second)
         room = left - len(opening) - 1
         fitting = {name: one for name, one in self._spelled.items() if len(one.tokens) <= room}
-        full = self._acting.most is not None and len(self._done) >= self._acting.most
+        if not self._spelled and not self._over and len(self._done) != self._acting.most:
+            # A long list: the grammar leads through the tag.
+            return [token]
         if self._over or not fitting:
-            # Without names to score (a long list) the grammar leads through the tag; but a `<` may be words.
-            if not self._spelled and not self._over and not full:
-                return True
-            return not whole and not self._is_tag(look(path((token,)))[0])
-        values, after = _scores(opening, list(fitting.values()), look)
-        if not whole and not self._is_tag(after):
-            return True
-        names = tuple(fitting)
+            words = not whole and not self._is_tag(ahead.read(path((token,)))[0])
+            return [token] if words else None
+        seen = _read(opening, list(fitting.values()), ahead.read)
+        if not whole and not self._is_tag(seen.after):
+            return [token]
+        place = self._choose(tuple(fitting), seen.values, pick)
+        return None if place is None else self._tag(opening, list(fitting.values())[place], place, seen, pick, ahead)
+
+    def _choose(self, names: tuple[str, ...], values: list[float], pick: Pick) -> int | None:
+        """Choose one of some names by their scores; None if the acting is over."""
         blank = tuple(0.0 if self._blank is None else self._blank.scores[name] for name in names)
         totals = [value - self._acting.gamma * other for value, other in zip(values, blank, strict=True)]
-        name = names[pick(torch.tensor(totals))]
-        choice = Choice(names, tuple(values), blank, name)
-        if self._acting.ends(choice, name, self._done):
+        place = pick(torch.tensor(totals))
+        choice = Choice(names, tuple(values), blank, names[place])
+        if self._acting.ends(choice, names[place], self._done):
             self._trace.choices.append(replace(choice, taken=None))
-            return False
+            return None
         self._trace.choices.append(choice)
-        self._done.append(name)
-        self._forced = [*((id,) for id in (*rest, *fitting[name].tokens)), fitting[name].closers]
-        return True
+        self._done.append(names[place])
+        return place
+
+    def _tag(
+        self, opening: Sequence[int], name: Spelling, place: int, seen: _Seen, pick: Pick, ahead: Ahead
+    ) -> list[int]:
+        """Give the tokens of a tag, of which all but the last have been read."""
+        tokens = [*opening, *name.tokens]
+        if place >= seen.first:
+            end = seen.names.ends[place - seen.first][0]
+            nodes, logits = seen.names.tree.above(end), seen.logits[end]
+        else:
+            # What was read of it is gone: other names were read after it.
+            nodes, logits = list(range(len(tokens))), ahead.read(path(tokens))[-1]
+        ahead.keep(nodes)
+        return [*tokens, name.closers[pick(logits[list(name.closers)])]]
 
     def _is_tag(self, logits: Tensor) -> bool:
         """Tell from what follows a `<` whether it begins a tag."""
@@ -203,13 +222,28 @@ def _spell(engine: LocalEngine, names: Sequence[str]) -> dict[str, Spelling]:
     return {name: one for name, one in spelled.items() if one is not None}
 
 
-def _scores(opening: Sequence[int], spellings: Sequence[Spelling], look: Look) -> tuple[list[float], Tensor]:
-    """Score names after an opening; return too what follows the opening's first token, logits [vocabulary]."""
+class _Seen(NamedTuple):
+    """What was read of some names after an opening.
+
+    Args:
+        values: log p of each.
+        after: Logits after the opening's first token, [vocabulary].
+        names: Those that were read last, and their logits [nodes, vocabulary].
+        first: Index of the first of those.
+    """
+
+    values: list[float]
+    after: Tensor
+    names: Names
+    logits: Tensor
+    first: int
+
+
+def _read(opening: Sequence[int], spellings: Sequence[Spelling], look: Look) -> _Seen:
+    """Read names after an opening."""
     values: list[float] = []
-    after = torch.empty(0)
     for first in range(0, len(spellings), _TOGETHER):
         names = grow(opening, spellings[first : first + _TOGETHER])
         logits = look(names.tree)
         values += score(names, logits)
-        after = logits[0]
-    return values, after
+    return _Seen(values, logits[0], names, logits, first)

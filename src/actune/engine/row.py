@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from actune.engine.judge import Look, judge
+from actune.engine.judge import Ahead, judge
 
 if TYPE_CHECKING:
     from transformers.cache_utils import Cache
@@ -29,8 +29,8 @@ class Row:
         room = request.max_tokens if engine.context is None else engine.context - len(request.prompt)
         self.left = min(request.max_tokens, room)
         """Tokens that may still be written; 0 when the answer has ended."""
-        self.unread: list[int] = []
-        """What was chosen since the model last read."""
+        self.token = 0
+        """The last one chosen; the model has not read it yet."""
         self.cache: Cache | None = None
         """Its own keys and values, where the model's layers cannot be joined."""
         self._grammar = None if request.names is None else engine.grammar(request.names)
@@ -39,12 +39,15 @@ class Row:
         # A generator of its own: what else is in the batch cannot change what it draws.
         self._generator = torch.Generator().manual_seed(request.seed)
 
-    def choose(self, logits: Tensor, look: Look) -> int:
-        """Take the next token and note what it changes.
+    def choose(self, logits: Tensor, ahead: Ahead) -> list[int]:
+        """Take the next token, or all of a tag whose name is decided, and note what it changes.
 
         Args:
             logits: What follows, [vocabulary].
-            look: Reads what might follow after that.
+            ahead: Reads what might follow after that.
+
+        Returns:
+            The tokens. All but the last have been read then.
 
         Raises:
             ArithmeticError: The logits are not numbers.
@@ -58,27 +61,16 @@ class Row:
                 self.request.watch(logits, allowed)
             logits = logits.masked_fill(~allowed, -torch.inf)
         if self._judge is None:
-            token = self._pick(logits)
+            tokens = [self._pick(logits)]
         else:
-            token = self._judge.take(logits, self._state, self.left, self._pick, look)
-        self.unread = []
-        self._write(token)
-        return token
-
-    def hurry(self) -> list[int]:
-        """Take the tokens that are sure to follow the one just chosen."""
-        sure = [] if self._judge is None else self._judge.sure()
-        for token in sure:
-            self._write(token)
-        return sure
-
-    def _write(self, token: int) -> None:
-        self.unread.append(token)
-        self.left -= 1
-        if token in self._stop_ids or (self._judge is not None and self._judge.enough):
-            self.left = 0
-        elif self._grammar is not None:
-            self._state = self._grammar.step(self._state, token)
+            tokens = self._judge.take(logits, self._state, self.left, self._pick, ahead)
+        for token in tokens:
+            if self._grammar is not None:
+                self._state = self._grammar.step(self._state, token)
+        self.token = tokens[-1]
+        done = self.token in self._stop_ids or (self._judge is not None and self._judge.enough)
+        self.left = 0 if done else self.left - len(tokens)
+        return tokens
 
     def _pick(self, logits: Tensor) -> int:
         return int(logits.argmax()) if self.request.temperature <= 0 else self._sample(logits)

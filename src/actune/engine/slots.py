@@ -107,10 +107,10 @@ class Slots:
         if self.end + more > self._capacity[1]:
             self._rebuild(self._capacity[0], self.width, more)
 
-    def grown(self, more: int = 1) -> None:
-        """Note that the model has written so many more positions of every row."""
-        self.end += more
-        self.lengths = [length + more for length in self.lengths]
+    def grown(self) -> None:
+        """Note that the model has written one more position of every row."""
+        self.end += 1
+        self.lengths = [length + 1 for length in self.lengths]
 
     def mask(self, more: int, device: torch.device) -> Tensor:
         """Return the attention mask [rows, width + more]: 1 where a row has a position."""
@@ -120,9 +120,30 @@ class Slots:
         return (columns >= starts[:, None]).long()
 
     def alone(self, place: int, more: int) -> Cache:
-        """Return a cache of one row, good for one reading of up to `more` tokens that the row then forgets."""
+        """Return a cache of one row, good for one reading of up to `more` tokens: forgotten, unless `keep` follows."""
         self.reserve(more)
         return Cache(layers=[_Layer(self, pair, place) for pair in self._buffers])
+
+    @torch.inference_mode()
+    def keep(self, place: int, read: Sequence[int]) -> None:
+        """Let a row have some of the tokens that were last read by its `alone`, in this order."""
+        columns, more = torch.tensor(read) + self.end, len(read)
+        taken = [[whole[place][:, columns.to(whole.device)] for whole in pair or ()] for pair in self._buffers]
+        length = self.lengths[place]
+        if len(self) == 1:
+            self.end += more
+        else:
+            # All rows end at the same column, so this one moves to make room before it.
+            if self.end < length + more:
+                self._rebuild(self._capacity[0], max(self.width, length + more))
+            old = slice(self.end - length, self.end)
+            for pair in self._buffers:
+                for whole in pair or ():
+                    whole[place, :, old.start - more : old.stop - more] = whole[place, :, old].clone()
+        for pair, new in zip(self._buffers, taken, strict=True):
+            for whole, part in zip(pair or (), new, strict=True):
+                whole[place, :, self.end - more : self.end] = part
+        self.lengths[place] += more
 
     @property
     def _capacity(self) -> tuple[int, int]:

@@ -93,6 +93,14 @@ class Tree:
     def __post_init__(self) -> None:
         self._children: dict[int, dict[int, int]] = {}
 
+    def above(self, node: int) -> list[int]:
+        """List the nodes from the root to a node, itself included."""
+        nodes = []
+        while node >= 0:
+            nodes.append(node)
+            node = self.parents[node]
+        return nodes[::-1]
+
     def depths(self) -> list[int]:
         """Count the nodes above each node."""
         depths: list[int] = []
