@@ -61,7 +61,9 @@ export class Offer {
     const chip = [...this.list.children].find((one) => one.dataset.name === name);
     if (!chip) return;
     chip.classList.add("now", "chosen");
-    chip.scrollIntoView({ block: "nearest" });
+    // Not scrollIntoView: it would scroll the page as well, and the stage out of sight.
+    const top = chip.offsetTop - this.list.offsetTop;
+    if (top < this.list.scrollTop || top + chip.offsetHeight > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = top;
     ended.finally(() => chip.classList.remove("now"));
   }
 

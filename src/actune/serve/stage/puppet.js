@@ -89,13 +89,13 @@ export class Puppet {
     this.#parts[side ? "aside" : "prop"].append(item);
   }
 
-  /** Let small things fly, by their name in props.svg. */
+  /** Let small things fly on both sides, by their name in props.svg. */
   fly(bit, count = 7) {
     const drawn = this.wardrobe.props.querySelector(`[data-bit="${CSS.escape(bit)}"]`);
     this.#parts.sky.replaceChildren();
     for (let i = 0; drawn && i < count; i++) {
       const outer = document.createElementNS(SVG, "g");
-      outer.setAttribute("transform", `translate(${30 + ((i * 137) % 320)} ${60 + ((i * 89) % 190)}) scale(${0.55 + (i % 3) * 0.15})`);
+      outer.setAttribute("transform", `translate(${(i % 2 ? 285 : 5) + ((i * 37) % 75)} ${60 + ((i * 89) % 230)}) scale(${0.55 + (i % 3) * 0.15})`);
       const inner = drawn.cloneNode(true);
       outer.append(inner);
       this.#parts.sky.append(outer);

@@ -2,7 +2,7 @@
 
 const TEXTS = {
   en: {
-    stage: "stage", replay: "replay: recorded answers, no model", who: "Who answers", both: "side by side", tuned: "tuned", base: "base",
+    stage: "stage", replay: "replay", replayHint: "Recorded answers; there is no model here", who: "Who answers", both: "side by side", tuned: "tuned", base: "base",
     voice: "Voice", voiceHint: "Let the browser speak the words", save: "Save", saveHint: "Save this dialogue, for actune stage --replay",
     fresh: "New", freshHint: "Forget the dialogue and begin anew", question: "Say something…", send: "Send", stop: "Stop", stopHint: "Interrupt (Esc)", try: "Try:",
     actions: "What the body can do now", addHint: "add an action", add: "Add", clear: "Clear", remove: "remove", noActions: "Nothing: it can only talk.",
@@ -12,7 +12,7 @@ const TEXTS = {
     failed: "The server cannot be reached.", cut: "The answer broke off.", puppet: "Puppet", unmapped: "no picture for this one", fault: "not a script",
   },
   zh: {
-    stage: "舞台", replay: "回放: 录制的回答, 无模型", who: "由谁回答", both: "同台对比", tuned: "微调后", base: "基座",
+    stage: "舞台", replay: "回放", replayHint: "录制的回答, 这里没有模型", who: "由谁回答", both: "同台对比", tuned: "微调后", base: "基座",
     voice: "语音", voiceHint: "让浏览器读出台词", save: "保存", saveHint: "保存这段对话, 可用 actune stage --replay 播放",
     fresh: "重来", freshHint: "忘掉对话, 重新开始", question: "说点什么…", send: "发送", stop: "打断", stopHint: "打断 (Esc)", try: "试试:",
     actions: "此刻能做的动作", addHint: "添加动作", add: "添加", clear: "清空", remove: "移除", noActions: "没有动作: 只能说话。",
