@@ -31,6 +31,7 @@ def test_a_second_run_uses_what_is_there(
     second = capsys.readouterr().out
     assert adapter.stat().st_mtime_ns == written
     assert all(question.split()[0] in first for question, _ in QUESTIONS["en"])
+    assert first.rstrip().endswith(f"actune serve {run} --compare")
     assert first[first.index("Questions") :] == second[second.index("Questions") :]
     weights = other_base(tiny_base, tmp_path / "other")
     with pytest.raises(UserError, match="another base"):

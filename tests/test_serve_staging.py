@@ -41,6 +41,11 @@ def test_every_action_of_the_examples_and_the_demo_has_a_picture(lang):
     assert [name for name in sorted(names) if look(staging, name) is None] == []
 
 
+def test_the_scenes_are_the_demos_questions():
+    scenes = [(scene["lang"], scene["ask"], tuple(scene["actions"])) for scene in read_staging().scenes]
+    assert sorted(scenes) == sorted((lang, *one) for lang, ones in QUESTIONS.items() for one in ones)
+
+
 def test_the_users_file_goes_before_ours(tmp_path):
     (tmp_path / "cup.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     (tmp_path / "waltz.webm").write_bytes(b"film")

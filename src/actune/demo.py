@@ -62,6 +62,8 @@ def demo(*, lang: Literal["en", "zh"] = "en", base: str = "smollm2", out: Path |
     console.print(f'  actune say {run} "{QUESTIONS[lang][0][0]}" --actions {names}', soft_wrap=True)
     console.print(f"  actune chat {run} --actions {names}", soft_wrap=True)
     console.print(f"  actune check {table}", soft_wrap=True)
+    console.print(either("\nSee it act, in your browser, beside its base:", "\n在浏览器里看它表演, 与基座同台对比:"))
+    console.print(f"  actune serve {run} --compare", soft_wrap=True)
     return 0
 
 
