@@ -28,6 +28,22 @@ SETTINGS = replace(RECIPES["small"], recipe="practice", epochs=2, valid=0.05, pr
 # A base that has read much Chinese has words for it: Gemma 3 spends 0.82 tokens on a character of the corpus, SmolLM2,
 # which knows none, 1.90.
 MOST_TOKENS_A_CHARACTER = 1.2
+# What the practised adapter depends on; where and how fast it is computed does not count.
+DECISIVE = [
+    "epochs",
+    "lr",
+    "rank",
+    "alpha",
+    "dropout",
+    "targets",
+    "batch_size",
+    "grad_accum",
+    "valid",
+    "augment",
+    "warmup",
+    "fresh_shuffle",
+    "seed",
+]
 SHARED = ("rank", "alpha", "targets")
 
 
@@ -45,7 +61,8 @@ def folder_for(source: Source, rows: list[Row], settings: Settings = SETTINGS) -
     """Return the folder of a practice in the user's cache: its name tells base, rows and settings."""
     from actune.tune.run import rows_hash
 
-    text = json.dumps({**settings.to_dict(), "lifts": sorted(LIFTS)}, sort_keys=True)
+    values = settings.to_dict()
+    text = json.dumps({**{key: values[key] for key in DECISIVE}, "lifts": sorted(LIFTS)}, sort_keys=True)
     key = f"{source.sha256[:16]}-{rows_hash(rows)[:12]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return cache_folder() / "practice" / key
 
