@@ -12,6 +12,7 @@ from actune.data.rows import Row
 from actune.engine.local import LocalEngine, Request
 from actune.errors import either
 from actune.reader import Reader
+from actune.script.acting import Acting
 from actune.script.events import Act, Event, write
 from actune.script.parser import parse
 from actune.script.score import Outcome, measure
@@ -20,6 +21,9 @@ from actune.tune.dataset import RowDataset
 # Bounds in rows and tokens, never in seconds: what is chosen must not depend on the machine.
 MOST_ROWS, MOST_TOKENS = 32, 96
 SHOWN = 3
+# A small model that has acted begins again, and its repeats would drown what it chose. Calibration, which comes at the
+# end, nearly always forbids them; here nothing else is set.
+ASKED = Acting(repeats=False)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Exam:
                 row.actions,
                 # A good answer is about as long as the author's; one that rambles on is cut, and known by then.
                 min(MOST_TOKENS, 16 + 2 * example.trained),
+                acting=ASKED,
             )
             for row, example in zip(self.rows, examples, strict=True)
         ]
