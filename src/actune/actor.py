@@ -14,22 +14,19 @@ from peft import PeftModel
 from actune import prompt
 from actune.base.load import load_model, load_tokenizer, stop_ids
 from actune.base.quantize import is_quantized
-from actune.base.source import Source, resolve
 from actune.data.rows import Turn
 from actune.engine.local import LocalEngine, Request
 from actune.engine.protocol import Engine, EngineError
 from actune.errors import UserError, either
+from actune.found import find
 from actune.prompt import PromptFormat
 from actune.reader import Reader
 from actune.script.acting import Acting
 from actune.script.catalogue import catalogue as check_catalogue
 from actune.script.events import Event
-from actune.tune.run import MANIFEST, Manifest, read_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-ADAPTER = "adapter_config.json"
 
 
 class Actor:
@@ -58,6 +55,11 @@ class Actor:
         first = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         # SentencePiece puts a blank before every text, so a tuned model's answer begins with one that nobody wrote.
         self._blank = b"".join(engine.vocabulary.token_bytes[id] or b"" for id in first) == b" a"
+
+    @property
+    def losses(self) -> list[str]:
+        """What is lost on this engine, in the user's words."""
+        return self.engine.supports.losses(self.acting is not None and not self.acting.neutral)
 
     @property
     def local(self) -> LocalEngine:
@@ -125,16 +127,21 @@ class Actor:
         request = Request(ids, names, max_tokens, temperature, top_p, seed, messages=turns)
         if self.free:
             return replace(request, names=None)
-        if self.acting is None or self.acting.neutral:
+        if self.acting is None or self.acting.neutral or not self.engine.supports.acting:
             return request
         blank = prompt.blank_ids(self.tokenizer, fmt, names, persona) if self.acting.compares else None
         return replace(request, acting=self.acting, blank=blank)
 
-    def reader(self, catalogue: Collection[str]) -> Reader:
-        """Make what turns the tokens of an answer to a `request` with this catalogue into events."""
+    def reader(self, catalogue: Collection[str], keep: bool = False) -> Reader:
+        """Make what turns the tokens of an answer to a `request` with this catalogue into events.
+
+        Args:
+            catalogue: The actions offered.
+            keep: Let tags that are no script come as faults, as `free` does, where the engine may write them.
+        """
         can = self.engine.supports
         # Without the constraint the user wants to see what comes; with it, what slips through must do no harm.
-        dropped = None if self.free or (can.constraint and can.closing) else self.dropped
+        dropped = None if keep or self.free or (can.constraint and can.closing) else self.dropped
         return Reader(self.engine.vocabulary.token_bytes, self.engine.stop_ids, catalogue, self._blank, dropped)
 
     def events(
@@ -206,38 +213,17 @@ def load_actor(
     Raises:
         UserError: There is nothing to load, or the base is not the one that was tuned.
     """
-    folder = Path(run)
-    if folder.is_dir() and not any((folder / name).is_file() for name in (ADAPTER, "config.json")):
-        raise UserError(
-            str(run),
-            either("no adapter and no model in it", "其中没有适配器, 也没有模型"),
-            either("a run, a checkpoint, a merged folder or a base", "训练结果, 检查点, 合并后的文件夹或基座"),
-            either(
-                "finish the training (actune train ... --resume), or name a checkpoint",
-                "完成训练 (--resume), 或指定检查点",
-            ),
-        )
-    manifest = read_manifest(folder) if (folder / ADAPTER).is_file() or (folder / MANIFEST).is_file() else None
-    tuned = manifest is not None and (folder / ADAPTER).is_file()
-    source = base_of(manifest, base) if manifest is not None and tuned else None
-    where = source.path if source else folder if folder.is_dir() else resolve(str(run)).path
-    tokenizer = load_tokenizer(tokenizer_folder(folder, where), trust_remote_code)
+    found = find(run)
+    where = found.model(base)
+    tokenizer = load_tokenizer(found.tokenizer(base), trust_remote_code)
     if quantize == "auto":
-        quantize = (manifest.options.get("quantize") if manifest is not None and tuned else None) or "off"
+        quantize = (found.manifest.options.get("quantize") if found.manifest and found.tuned else None) or "off"
     model = load_model(where, device, dtype, trust_remote_code, None if quantize == "off" else quantize)
     ends = set(stop_ids(model, tokenizer))
-    if tuned:
-        model = _with_adapter(model, folder, unmerged)
-    fmt = None if manifest is None else PromptFormat.from_dict(manifest.prompt)
-    acting = None if manifest is None else Acting.from_dict(manifest.acting)
-    ends.add(prompt.stop_token(tokenizer, fmt or PromptFormat.for_rows((), tokenizer)))
-    return Actor(LocalEngine(model, tokenizer, sorted(ends)), fmt, free, acting)
-
-
-def tokenizer_folder(folder: Path, base: Path) -> Path:
-    """Find the tokenizer: a run has it on top, its checkpoints need not."""
-    places = [folder, folder.parent] if (folder / ADAPTER).is_file() else [folder]
-    return next((place for place in places if (place / "tokenizer_config.json").is_file()), base)
+    if found.tuned:
+        model = _with_adapter(model, found.folder, unmerged)
+    ends.add(prompt.stop_token(tokenizer, found.format or PromptFormat.for_rows((), tokenizer)))
+    return Actor(LocalEngine(model, tokenizer, sorted(ends)), found.format, free, found.acting)
 
 
 def _with_adapter(model: PreTrainedModel, folder: Path, unmerged: bool) -> Any:
@@ -257,24 +243,3 @@ def fold(tuned: Any) -> Any:
         A plain model, or `tuned` as it is.
     """
     return tuned if is_quantized(tuned) else tuned.merge_and_unload().eval()
-
-
-def base_of(manifest: Manifest, override: str | None) -> Source:
-    """Find the base of a run and make sure that it is the one that was tuned.
-
-    Raises:
-        UserError: It is not there, or its hash differs.
-    """
-    path, wanted = str(manifest.base["path"]), manifest.base["sha256"]
-    source = resolve(override or (path if Path(path).is_dir() else manifest.base["id"]))
-    if source.sha256 != wanted:
-        raise UserError(
-            override or str(source.path),
-            f"sha256 {source.sha256[:16]}",
-            either(
-                f"the base of this run: {manifest.base['id']}, sha256 {wanted[:16]}",
-                f"本次训练的基座: {manifest.base['id']}, sha256 {wanted[:16]}",
-            ),
-            either("name the right folder with --base", "用 --base 指定正确的文件夹"),
-        )
-    return source

@@ -42,6 +42,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Open the stage without a model: recorded answers.",
         "无需模型打开舞台: 播放录制的回答。",
     ),
+    "bench": (
+        "actune.bench:bench",
+        "Measure how fast a run speaks: apart, merged, llama.cpp.",
+        "测量速度: 分离、合并、llama.cpp。",
+    ),
     "demo": ("actune.demo:demo", "Train on the examples and show the result.", "用示例训练并展示结果。"),
 }
 

@@ -71,6 +71,12 @@ class How:
     """fp32, bf16 or fp16 for the weights."""
     quantize: Literal["auto", "off", "8bit", "4bit"] = "auto"
     """Hold the base in 8 or 4 bits (extra `quant`); auto: as the run was trained."""
+    engine: Literal["local", "llama_cpp", "upstream"] = "local"
+    """transformers; llama.cpp (extra `llama`; a q8_0 file is made once); or a server with the OpenAI protocol."""
+    url: str = ""
+    """Address of the server, for --engine upstream; its key is read from ACTUNE_UPSTREAM_KEY."""
+    model: str = ""
+    """The server's name for the model, where it has several."""
     trust_remote_code: bool = False
     """Run Python code that comes with the base."""
     max_tokens: int | None = None
@@ -125,7 +131,9 @@ def say(
     """
     survive()
     names, how = read_actions(actions), (how or How()).checked()
-    seen = list(show(_answer(load(run, how), question, names, (), how), json=json, raw=raw))
+    actor = load(run, how)
+    seen = list(show(_answer(actor, question, names, (), how), json=json, raw=raw))
+    _tell(actor)
     return int(any(isinstance(event, Fault) and event.kind == "model" for event in seen))
 
 
@@ -171,6 +179,7 @@ def _talk(actor: Actor, names: tuple[str, ...], how: How) -> None:
                 print(SEPARATOR.join(names) or either("(none)", "（无）"))
             else:
                 script = write(list(show(_answer(actor, line, names, history, how))))
+                _tell(actor)
                 history += [Turn("user", line), Turn("assistant", script)]
         except UserError as error:
             # A slip in one turn must not cost the dialogue.
@@ -210,7 +219,11 @@ def _styled(event: Event) -> Text:
 
 
 def load(run: str, how: How) -> Actor:
-    """Load an actor as the options say; see `actor.load_actor`."""
+    """Load an actor as the options say; see `actor.load_actor` and `engines.load_elsewhere`."""
+    if how.engine != "local":
+        from actune.engines import load_elsewhere
+
+        return load_elsewhere(run, how)
     from actune.actor import load_actor
 
     return load_actor(
@@ -223,6 +236,14 @@ def load(run: str, how: How) -> Actor:
         quantize=how.quantize,
         trust_remote_code=how.trust_remote_code,
     )
+
+
+def _tell(actor: Actor) -> None:
+    """Say what the engine's constraint did not prevent, once."""
+    if actor.dropped:
+        listed = ", ".join(f"{kind} {count}" for kind, count in actor.dropped.items())
+        print(either(f"left out of the answer: {listed}", f"已从回答中去掉: {listed}"), file=sys.stderr)
+        actor.dropped.clear()
 
 
 def _lines() -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,23 @@ def _unreadable(path: Path | str, error: Exception, wanted: str) -> UserError:
             "该基座自带 Python 代码: 请先阅读, 再加 --trust-remote-code",
         )
     return UserError(str(path), text.splitlines()[0], wanted, fix)
+
+
+def named_stop_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+    """Return what `stop_ids` returns, of a model whose weights are not loaded.
+
+    Args:
+        folder: The base's.
+        tokenizer: Its tokenizer.
+    """
+    ids: list[Any] = []
+    # The first one that is there holds, as in transformers.
+    for file in (folder / "generation_config.json", folder / "config.json"):
+        if file.is_file():
+            named = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+            ids = list(named) if isinstance(named, list) else [named]
+            break
+    return tuple(dict.fromkeys(int(token) for token in (*ids, tokenizer.eos_token_id) if token is not None))
 
 
 def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

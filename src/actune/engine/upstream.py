@@ -57,9 +57,13 @@ class Upstream:
         self._client, self._model, self._keeper = client, card["id"], keeper
         self.tokenizer, self.stop_ids = tokenizer, tuple(stop_ids)
         self.vocabulary = Vocabulary.from_tokenizer(tokenizer, 1 + max(tokenizer.get_vocab().values()), self.stop_ids)
-        context = card.get("max_model_len") or (card.get("meta") or {}).get("n_ctx")
-        self.context: int | None = int(context) if context else None
+        meta = card.get("meta") or {}
+        # vLLM's name, and llama-server's: a slot's length, which may be more than the model was made for.
+        limits = [card.get("max_model_len"), meta.get("n_ctx"), meta.get("n_ctx_train")]
+        self.context: int | None = min((limit for limit in limits if limit), default=None)
         self.kind = str(card.get("owned_by"))
+        self.extra: dict[str, Any] = {}
+        """Fields of the server's own that every request gets."""
         self._constraints = CONSTRAINTS.get(self.kind, ())
         self.supports = Supports(constraint=bool(self._constraints), closing=False, acting=False)
 
@@ -101,7 +105,7 @@ class Upstream:
             path, body["messages"] = "/v1/chat/completions", list(request.messages)
         if constraint is not None and request.names is not None:
             body |= constraint(request.names)
-        for piece in self._client.stream(path, body):
+        for piece in self._client.stream(path, body | self.extra):
             if piece.text:
                 yield piece.text.encode("utf-8", "replace")
             if piece.finish == "stop":

@@ -49,7 +49,8 @@ class Answer:
     """An answer and what was prevented in it."""
 
     events: tuple[Event, ...]
-    watch: Watch = field(default_factory=Watch)
+    watch: Watch | None = field(default_factory=Watch)
+    """None where the engine does not show what was prevented."""
 
 
 def requests_for(system: System, cases: Sequence[Case], how: How) -> list[Request]:
@@ -105,7 +106,7 @@ def answer(system: System, cases: Sequence[Case], how: How, free: bool, advance:
     Raises:
         UserError: A prompt does not fit, or the model's logits are not numbers.
     """
-    watches = [Watch() for _ in cases]
+    watches, watched = [Watch() for _ in cases], system.actor.engine.supports.acting
     requests = [
         replace(request, names=None, acting=None, blank=None) if free else replace(request, watch=watch)
         for request, watch in zip(requests_for(system, cases, how), watches, strict=True)
@@ -118,14 +119,14 @@ def answer(system: System, cases: Sequence[Case], how: How, free: bool, advance:
             chunk = order[first : first + CHUNK]
             written = system.actor.engine.generate([requests[index] for index in chunk], BATCH)
             for index, tokens in zip(chunk, written, strict=True):
-                events = _events(system.actor, tokens, cases[index].row.actions)
-                answers[index] = Answer(tuple(merge(events)), watches[index])
+                events = _events(system.actor, tokens, cases[index].row.actions, free)
+                answers[index] = Answer(tuple(merge(events)), watches[index] if watched else None)
             advance(len(chunk))
     return [answers[index] for index in range(len(cases))]
 
 
-def _events(actor: Actor, tokens: Iterable[Token], names: Sequence[str]) -> Iterator[Event]:
-    reader = actor.reader(names)
+def _events(actor: Actor, tokens: Iterable[Token], names: Sequence[str], free: bool) -> Iterator[Event]:
+    reader = actor.reader(names, keep=free)
     for token in tokens:
         yield from reader.feed(token)
     yield from reader.close()

@@ -58,7 +58,15 @@ def examine(
     whole = {
         "actune": __version__,
         **about,
-        "systems": {system.name: {"given": system.given, "kind": system.kind} for system in systems},
+        "systems": {
+            system.name: {
+                "given": system.given,
+                "kind": system.kind,
+                "lost": system.actor.losses,
+                "dropped": dict(system.actor.dropped),
+            }
+            for system in systems
+        },
         "seen": {"asked": systems[0].kind != "base", "rows": None if seen is None else sum(seen[0])},
     }
     trained = None if seen is None else seen[1]
@@ -85,8 +93,10 @@ def _results(system: System, cases: Sequence[Case], how: How, advance: Advance) 
 
 
 def _references(system: System, cases: Sequence[Case], how: How, advance: Advance) -> list[Part]:
-    """Measure how likely the references are; (0, 0) without one, or where it does not fit."""
+    """Measure how likely the references are; (0, 0) without one, where it does not fit, or on another engine."""
     actor, texts = system.actor, {}
+    if not actor.engine.supports.acting:
+        return [(0, 0)] * len(cases)
     for index, (case, request) in enumerate(zip(cases, requests_for(system, cases, how), strict=True)):
         if case.row.script:
             fmt = actor.format_for(case.row.question, case.row.history)
@@ -109,7 +119,7 @@ def _forgetting(system: System, systems: Sequence[System], advance: Advance) -> 
 
 def _base_for(system: System, systems: Sequence[System]) -> System | None:
     """Find the base of a tuned system, if it is in memory."""
-    if system.kind == "base":
+    if system.kind == "base" or not system.actor.engine.supports.acting:
         return None
     return base_within(system) or next((other for other in systems if other.name == "base"), None)
 

@@ -62,8 +62,8 @@ def parts_of(case: Case, answer: Answer, reference: Part, free: bool) -> dict[st
         **tally(outcome),
         "chrf": _chrf(answer.events, case.reference),
         "ppl": reference,
-        "prevented_count": _NOTHING if free else (watch.count, 1),
-        "prevented_mass": _NOTHING if free else (watch.mass, watch.count),
+        "prevented_count": _NOTHING if free or watch is None else (watch.count, 1),
+        "prevented_mass": _NOTHING if free or watch is None else (watch.mass, watch.count),
     }
 
 

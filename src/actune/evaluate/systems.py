@@ -5,13 +5,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from peft import PeftModel
 
-from actune.actor import Actor, base_of, fold
+from actune.actor import Actor, fold
+from actune.engine.local import LocalEngine
 from actune.engine.prefix import PrefixStore
 from actune.errors import UserError, either
+from actune.found import base_of
 from actune.prompt import PromptFormat
 from actune.say import How, load
 from actune.tune.run import MANIFEST, read_manifest
@@ -42,13 +44,15 @@ class System:
 
     def on(self) -> AbstractContextManager[object]:
         """Make the actor's model this system's for a while."""
+        if not self.shared:
+            return nullcontext()
         model: Any = self.actor.local.model
-        return model.disable_adapter() if self.shared else nullcontext()
+        return cast(AbstractContextManager[object], model.disable_adapter())
 
     def fold(self) -> None:
         """Fold the adapter into the weights; systems that share the actor are of no more use."""
-        engine = self.actor.local
-        if isinstance(engine.model, PeftModel):
+        engine = self.actor.engine
+        if isinstance(engine, LocalEngine) and isinstance(engine.model, PeftModel):
             engine.model = fold(engine.model)
 
 
@@ -69,6 +73,13 @@ def load_systems(run: str, against: str | None, how: How) -> list[System]:
     first = _load(run, "tuned", how)
     if against is None:
         return [first]
+    if how.engine == "upstream":
+        raise UserError(
+            "--against",
+            f"--engine upstream --model {how.model}".rstrip(),
+            either("one model at a time: both would be asked from the same one", "一次一个模型: 两者会来自同一模型"),
+            either("evaluate each by itself", "分别评测"),
+        )
     if against != "base":
         name = Path(against).name
         return [first, _load(against, name if name != first.name else f"{name}-2", how)]
@@ -91,12 +102,14 @@ def manifest_of(given: str) -> Manifest | None:
 
 
 def _load(given: str, name: str, how: How) -> System:
-    actor = load(given, replace(how, unmerged=True, free=False))
-    # What the base has read is of no use to the tuned model, and one engine serves both.
-    actor.local.prefixes = PrefixStore(0)
-    if isinstance(actor.local.model, PeftModel):
-        return System(name, given, actor, "adapter")
-    if (Path(given) / MANIFEST).is_file():
+    local = how.engine == "local"
+    actor = load(given, replace(how, unmerged=local, free=False))
+    if local:
+        # What the base has read is of no use to the tuned model, and one engine serves both.
+        actor.local.prefixes = PrefixStore(0)
+        if isinstance(actor.local.model, PeftModel):
+            return System(name, given, actor, "adapter")
+    if manifest_of(given) is not None:
         return System(name, given, actor, "merged")
     return System("base" if name == "tuned" else name, given, actor, "base")
 

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 
 from actune import prompt
-from actune.actor import ADAPTER, Actor, base_of, load_actor, tokenizer_folder
+from actune.actor import Actor, load_actor
 from actune.base.load import DTYPES, load_model, load_tokenizer, pick_device, stop_ids
 from actune.base.quantize import quantized_on_disk
 from actune.base.source import Source
@@ -18,6 +18,7 @@ from actune.data.load import load_rows
 from actune.data.rows import Row
 from actune.engine.local import LocalEngine
 from actune.errors import UserError, either
+from actune.found import ADAPTER, base_of, find
 from actune.prompt import PromptFormat
 from actune.tune.run import PARITY, Manifest, read_manifest
 
@@ -59,7 +60,7 @@ class Case:
 
     def tokenizer(self) -> Any:
         """Load the run's tokenizer."""
-        return load_tokenizer(tokenizer_folder(self.folder, self.source.path), self.trust_remote_code)
+        return load_tokenizer(find(self.folder).tokenizer(str(self.source.path)), self.trust_remote_code)
 
     def apart(self) -> Actor:
         """Load base and adapter kept apart, in fp32: what a merge must equal."""

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actune.actor import ADAPTER, base_of
 from actune.errors import UserError, either
+from actune.found import ADAPTER, base_of
 from actune.say import MAX_TOKENS, How, load
 from actune.script.dialects import Dialect
 from actune.serve.house import Defaults, House

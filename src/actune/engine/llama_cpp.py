@@ -1,0 +1,69 @@
+"""Tokens from llama.cpp on this machine: the server within the wheel `xllamacpp`, asked over loopback."""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actune.engine.upstream import Upstream, connect
+from actune.errors import UserError, either
+
+# Answers written together, and how long each may be: keys and values of all are reserved at the start.
+SLOTS, LONGEST = 4, 4096
+_PREFIX_MB = 256
+
+
+def need_llama() -> None:
+    """Make sure that the extra ``llama`` is installed.
+
+    Raises:
+        UserError: It is not.
+    """
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise UserError(
+            "--engine llama_cpp",
+            either("xllamacpp is not installed", "未安装 xllamacpp"),
+            either("the extra `llama`", "扩展 llama"),
+            'pip install "actune[llama]"',
+        )
+
+
+def start_llama(file: Path, tokenizer: Any, stop_ids: Collection[int]) -> Upstream:
+    """Load a GGUF file; the server lives as long as the engine.
+
+    Args:
+        file: The model.
+        tokenizer: Of the same model.
+        stop_ids: Every token that ends an answer.
+
+    Raises:
+        UserError: The wheel is missing, or llama.cpp cannot read the file.
+    """
+    need_llama()
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(file)
+    params.n_parallel, params.n_ctx = SLOTS, SLOTS * LONGEST
+    params.cache_ram_mib = _PREFIX_MB
+    # Whatever was set for torch (OMP_NUM_THREADS, a core mask) is meant for us, not for torch alone.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    # Another user of this machine must not speak through our server.
+    key = secrets.token_hex(16)
+    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
+    params.verbosity, params.ui = 0, False
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise UserError(
+            str(file),
+            str(error),
+            either("a GGUF file that llama.cpp reads", "llama.cpp 可读取的 GGUF 文件"),
+            either("delete it and try again, or use --engine local", "删除后重试, 或用 --engine local"),
+        ) from error
+    return connect(server.listening_address, "", tokenizer, stop_ids, key=key, keeper=server)
