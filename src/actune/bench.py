@@ -7,7 +7,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,7 +67,7 @@ class Contender:
         return (sum(count for _, count in ticks) - ticks[0][1]) / (ticks[-1][0] - ticks[0][0])
 
 
-def _ticks(actor: Actor, request: Request) -> Iterator[tuple[float, float]]:
+def _ticks(actor: Actor, request: Request) -> Generator[tuple[float, float]]:
     """Yield when tokens came, and how many."""
     text = b""
     came: list[float] = []

@@ -133,7 +133,7 @@ def say(
     names, how = read_actions(actions), (how or How()).checked()
     actor = load(run, how)
     seen = list(show(_answer(actor, question, names, (), how), json=json, raw=raw))
-    _tell(actor)
+    tell_dropped(actor)
     return int(any(isinstance(event, Fault) and event.kind == "model" for event in seen))
 
 
@@ -179,7 +179,7 @@ def _talk(actor: Actor, names: tuple[str, ...], how: How) -> None:
                 print(SEPARATOR.join(names) or either("(none)", "（无）"))
             else:
                 script = write(list(show(_answer(actor, line, names, history, how))))
-                _tell(actor)
+                tell_dropped(actor)
                 history += [Turn("user", line), Turn("assistant", script)]
         except UserError as error:
             # A slip in one turn must not cost the dialogue.
@@ -238,11 +238,11 @@ def load(run: str, how: How) -> Actor:
     )
 
 
-def _tell(actor: Actor) -> None:
-    """Say what the engine's constraint did not prevent, once."""
+def tell_dropped(actor: Actor) -> None:
+    """Say on stderr what the engine's constraint did not prevent, and forget it."""
     if actor.dropped:
         listed = ", ".join(f"{kind} {count}" for kind, count in actor.dropped.items())
-        print(either(f"left out of the answer: {listed}", f"已从回答中去掉: {listed}"), file=sys.stderr)
+        print(either(f"tags left out: {listed}", f"去掉的标记: {listed}"), file=sys.stderr)
         actor.dropped.clear()
 
 

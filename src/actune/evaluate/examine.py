@@ -16,7 +16,7 @@ from actune.evaluate.general import base_answers, forgotten, questions
 from actune.evaluate.likelihood import Text, reference_parts
 from actune.evaluate.report import Result, make_report
 from actune.evaluate.systems import System, base_within, load_systems
-from actune.say import How
+from actune.say import How, tell_dropped
 from actune.script.score import Part
 from actune.tune.seen import read_seen, said_hash
 
@@ -69,6 +69,8 @@ def examine(
         },
         "seen": {"asked": systems[0].kind != "base", "rows": None if seen is None else sum(seen[0])},
     }
+    for system in systems:
+        tell_dropped(system.actor)
     trained = None if seen is None else seen[1]
     marks = [labels(case, trained, None if seen is None else seen[0][index]) for index, case in enumerate(cases)]
     names = [name for system in systems for name in (system.name, f"{system.name}.free") if name in results]
