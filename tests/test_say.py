@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -19,7 +20,7 @@ class Stub:
     """Answers with fixed events and remembers what it was asked."""
 
     def __init__(self, events=EVENTS):
-        self.answer, self.asked = events, []
+        self.answer, self.asked, self.dropped = events, [], Counter()
 
     def events(self, question, catalogue, history=(), *rest):
         self.asked.append((question, tuple(catalogue), tuple(history), *rest))
