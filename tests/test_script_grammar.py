@@ -193,7 +193,7 @@ def faults(
     grammar, dice = Grammar(vocabulary, names), Dice(vocabulary, seed)
     faulty = actions = 0
     for n in range(count):
-        ids, _ = dice.write(grammar, n % longest + 1)
+        ids, _ = dice.write(grammar, n * 37 % longest + 1)
         events = parse([written_by(vocabulary, ids)], names)
         faulty += any(isinstance(event, Fault) for event in events)
         actions += sum(isinstance(event, Act) for event in events)
@@ -202,7 +202,7 @@ def faults(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_500_random_answers_hold_no_faulty_tag(kind: str) -> None:
-    for names, count in ((NAMES, 300), (names_of(512), 199)):
+    for names, count in ((NAMES, 300), (names_of(512), 170), (names_of(2_000), 20), (("tea",), 20)):
         faulty, actions = faults(vocabulary_of(kind), names, count, seed=count)
         assert faulty == 0
         assert actions > count
@@ -221,9 +221,10 @@ def test_random_answers_without_the_constraint_are_faulty() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_10_000_random_answers_hold_no_faulty_tag(kind: str) -> None:
-    faulty, actions = faults(vocabulary_of(kind), names_of(64), 10_000, seed=1)
-    assert faulty == 0
-    assert actions > 10_000
+    for names, count in ((("tea",), 1_000), (names_of(64), 7_000), (names_of(2_000), 2_000)):
+        faulty, actions = faults(vocabulary_of(kind), names, count, seed=1)
+        assert faulty == 0
+        assert actions > count
 
 
 @given(st.lists(st.text(st.sampled_from("ab<&>饭 "), min_size=1, max_size=4), max_size=6, unique=True), st.data())
