@@ -32,6 +32,7 @@ ACTIONS = ("cook-fry winter melon", "cup-pour water", "clothes-dress", "cut-wate
 FEELINGS = ("hungry", "thirsty", "cold", "hot")
 QUESTIONS = [f"I am {what}, number {n}. What will you do?" for n in range(5) for what in FEELINGS]
 BUDGET = 24
+ROUNDS = 4
 
 
 class Tally:
@@ -133,13 +134,20 @@ def memory(pid: int) -> float:
 
 
 async def load(url: str, pid: int, clients: int, requests: int) -> None:
-    wanted = {question: write([event async for event in act(url, question)]) for question in QUESTIONS}
+    wanted, alone = {}, []
+    for question in QUESTIONS:
+        begun, seen = time.perf_counter(), []
+        async for event in act(url, question):
+            alone += [] if seen else [time.perf_counter() - begun]
+            seen.append(event)
+        wanted[question] = write(seen)
+    print(f"alone: first event cold {alone[0]:.3f} s, with a known list {statistics.median(alone[1:]):.3f} s (median)")
     print(f"memory before {memory(pid):.0f} MB")
-    for turn in range(2):
+    for turn in range(ROUNDS):
         tally, begun = Tally(), time.perf_counter()
 
         async def client(number: int, tally: Tally = tally) -> None:
-            for n in range(requests // 2):
+            for n in range(requests // ROUNDS):
                 await one(url, number * 7 + n, ("act", "chat", "ws")[number % 3], wanted, tally)
 
         await asyncio.gather(*(client(number) for number in range(clients)))

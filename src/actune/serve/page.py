@@ -8,7 +8,9 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.routing import Route
 
+from actune.serve.document import answers
 from actune.serve.errors import ApiError
 from actune.serve.staging import STAGE, Staging
 
@@ -27,12 +29,12 @@ def mount_stage(app: FastAPI, staging: Staging, names: Sequence[str] = (), repla
     """
     router = APIRouter(tags=["stage"])
 
-    @router.get("/stage.json")
+    @router.get("/stage.json", responses=answers("application/json"))
     async def setting() -> dict[str, Any]:
         """Tell the page how actions are shown and what to try."""
         return {"mapping": staging.mapping, "scenes": staging.scenes, "names": list(names), "replay": replay}
 
-    @router.get("/looks/{name}")
+    @router.get("/looks/{name}", responses=answers("image/*", "video/*"), response_class=FileResponse)
     async def look(name: str) -> FileResponse:
         """Send a picture or film that the user's stage.yaml names."""
         for file in staging.files:
@@ -41,6 +43,8 @@ def mount_stage(app: FastAPI, staging: Staging, names: Sequence[str] = (), repla
         raise ApiError("there is no such picture", 404)
 
     app.include_router(router)
-    app.mount("/", StaticFiles(directory=STAGE, html=True))
-    files = [f"/{file.relative_to(STAGE).as_posix()}" for file in STAGE.rglob("*") if file.is_file()]
-    return ["/", *files, *(f"/{staging.address(file)}" for file in staging.files)]
+    page = StaticFiles(directory=STAGE, html=True)
+    files = ["/", *(f"/{file.relative_to(STAGE).as_posix()}" for file in STAGE.rglob("*") if file.is_file())]
+    # Not one mount at "/": it would answer a wrong method of every other route.
+    app.router.routes += [Route(path, page, include_in_schema=False) for path in files]
+    return [*files, *(f"/{staging.address(file)}" for file in staging.files)]
