@@ -44,6 +44,10 @@ def test_a_limit_takes_of_each_source_its_share_and_the_same_rows_again() -> Non
     assert [int(case.id) for case in some] == sorted(int(case.id) for case in some)
     assert some == stratified(cases, 8, seed=1) != stratified(cases, 8, seed=2)
     assert stratified(cases, 40, seed=1) == stratified(cases, None, seed=1) == cases
+    # A small source is not lost among large ones, unless there are more sources than the limit.
+    lone = [*cases, case_of(replace(CHOICE, source="c"))]
+    assert Counter(case.source for case in stratified(lone, 8, seed=1)) == {"a": 5, "b": 2, "c": 1}
+    assert len(stratified(lone, 2, seed=1)) == 2
     # Another source changes nothing in the choice among the first.
     alone = stratified(cases[:30], 6, seed=1)
     assert alone == [case for case in some if case.source == "a"]

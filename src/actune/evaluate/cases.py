@@ -62,7 +62,7 @@ def case_of(row: Row) -> Case:
 
 
 def stratified(cases: Sequence[Case], limit: int | None, seed: int) -> list[Case]:
-    """Choose some cases, from each source by its share.
+    """Choose some cases, from each source by its share, and at least one if the limit lets it.
 
     Args:
         cases: All of them.
@@ -77,12 +77,13 @@ def stratified(cases: Sequence[Case], limit: int | None, seed: int) -> list[Case
     sources: dict[str, list[int]] = defaultdict(list)
     for index, case in enumerate(cases):
         sources[case.source].append(index)
-    quota = quotas({name: len(members) for name, members in sources.items()}, limit)
+    least = int(limit >= len(sources))
+    rest = quotas({name: len(members) - least for name, members in sources.items()}, limit - least * len(sources))
     # A text seed for each source: a source more or less changes nothing in the others' order.
     taken = {
         index
         for name, members in sources.items()
-        for index in random.Random(f"{seed}/{name}").sample(members, quota[name])
+        for index in random.Random(f"{seed}/{name}").sample(members, least + rest[name])
     }
     return [case for index, case in enumerate(cases) if index in taken]
 

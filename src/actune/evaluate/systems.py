@@ -21,6 +21,9 @@ from actune.tune.run import MANIFEST, read_manifest
 if TYPE_CHECKING:
     from actune.tune.run import Manifest
 
+# Room for some prompts: all of a language begin alike.
+PREFIX_MB = 64
+
 Kind = Literal["base", "adapter", "merged"]
 
 
@@ -43,7 +46,11 @@ class System:
     shared: bool = False
 
     def on(self) -> AbstractContextManager[object]:
-        """Make the actor's model this system's for a while."""
+        """Make the actor's engine this system's for a while."""
+        engine = self.actor.engine
+        if isinstance(engine, LocalEngine):
+            # Keys and values that another system has computed in the same engine are wrong for this one.
+            engine.prefixes = PrefixStore(PREFIX_MB)
         if not self.shared:
             return nullcontext()
         model: Any = self.actor.local.model
@@ -104,11 +111,8 @@ def manifest_of(given: str) -> Manifest | None:
 def _load(given: str, name: str, how: How) -> System:
     local = how.engine == "local"
     actor = load(given, replace(how, unmerged=local, free=False))
-    if local:
-        # What the base has read is of no use to the tuned model, and one engine serves both.
-        actor.local.prefixes = PrefixStore(0)
-        if isinstance(actor.local.model, PeftModel):
-            return System(name, given, actor, "adapter")
+    if local and isinstance(actor.local.model, PeftModel):
+        return System(name, given, actor, "adapter")
     if manifest_of(given) is not None:
         return System(name, given, actor, "merged")
     return System("base" if name == "tuned" else name, given, actor, "base")
