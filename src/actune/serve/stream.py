@@ -38,6 +38,8 @@ class Stream(StreamingResponse):
         async def send_soon(message: MutableMapping[str, Any]) -> None:
             async with asyncio.timeout(SEND_SECONDS):
                 await send(message)
+            # Others' turn, and the loop's to notice that the client has gone: many frames may be ready at once.
+            await asyncio.sleep(0)
 
         try:
             await super().__call__(scope, receive, send_soon)
