@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,10 @@ from actune.evaluate.command import evaluate
 from actune.export import cached
 from actune.found import find
 from actune.say import How
+from actune.script.events import Act, Fault
+from actune.serve.answer import Asked
+from actune.serve.options import Load
+from actune.serve.setup import make_house
 from fake_server import Plan, fake_server
 
 WILD = ("Hot. <&做饭-", "炒冬瓜&><&fly-away&>", " Done<&wave")
@@ -107,3 +112,27 @@ def test_bench_measures_every_way_to_run_it(
     assert "tokens/s" in capsys.readouterr().out
     with pytest.raises(UserError, match="--rounds"):
         bench.bench(str(tiny_base), rounds=0)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "finish", "end"),
+    [(WILD, "stop", ["stop"]), (WILD, "length", ["length"]), ((*WILD, None), "stop", ["model", "interrupted"])],
+)
+def test_serve_ends_answers_of_another_engine(pieces, finish: str, end: list[str], tiny_base: Path) -> None:
+    plan = Plan("library", pieces=pieces, finish=finish, vocabulary=AutoTokenizer.from_pretrained(tiny_base))
+
+    async def asked(url: str) -> list:
+        how = How(engine="upstream", url=url)
+        house = make_house(str(tiny_base), how, Load(), names=(), dialect="native", name="mei", compare=False)
+        [scheduler] = house.models.values()
+        scheduler.start()
+        answers = [await scheduler.ask(Asked("饿了", ("做饭-炒冬瓜", "wave"))) for _ in range(3)]
+        events = [await answer.whole() for answer in answers]
+        await scheduler.stop(1)
+        assert b"actune_dropped_tags 6.0" in house.metrics.text() or end[0] == "model"
+        return events
+
+    with fake_server(plan) as url:
+        for events in asyncio.run(asked(url)):
+            assert [event.name for event in events if isinstance(event, Act)] == ["做饭-炒冬瓜"]
+            assert [event.kind for event in events if isinstance(event, Fault)] + [events[-1].reason] == end

@@ -32,6 +32,16 @@ def make_house(
     """
     actors: dict[str, Actor] = {name or Path(run).resolve().name: load(run, how)}
     if compare:
+        if how.engine == "upstream":
+            raise UserError(
+                "--compare",
+                "--engine upstream",
+                either(
+                    "an engine of our own: a server would answer with one model for both",
+                    "本机引擎: 服务器上是同一个模型",
+                ),
+                either("use --engine local or llama_cpp", "用 --engine local 或 llama_cpp"),
+            )
         if not (Path(run) / ADAPTER).is_file():
             raise UserError(
                 "--compare",
@@ -42,6 +52,8 @@ def make_house(
         base = base_of(read_manifest(Path(run)), how.base)
         actors[BASE] = load(str(base.path), replace(how, base=None))
     metrics = Metrics()
+    dropped = "Tags that the engine's constraint did not prevent, and that were left out."
+    metrics.watch("actune_dropped_tags", dropped, lambda: sum(actor.dropped.total() for actor in actors.values()))
     models = {
         key: Scheduler(actor, metrics, limits.max_batch, limits.max_queue, limits.timeout)
         for key, actor in actors.items()
