@@ -29,28 +29,36 @@ from test_tune_trainer import trainer_for
 
 @pytest.fixture(scope="module")
 def run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that soon becomes worse, and so ends early."""
+    """A run that is best at its second validation, and so ends early."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("score")
     with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(["actions", "input", "output"])
         writer.writerows(["、".join(row.actions), row.question, row.script] for row in make_rows(40))
-    again(folder / "run", tiny_base)
+    asked: list[dict[str, float]] = []
+    whole = Exam.ask
+
+    def ask(self: Exam) -> dict[str, float]:
+        asked.append(whole(self) | {"f1": 0.5 if len(asked) == 1 else 0.25})
+        return asked[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Exam, "ask", ask)
+        again(folder / "run", tiny_base)
     return folder / "run"
 
 
 def again(run: Path, base: Path, go_on: bool = False) -> None:
-    options = TrainOptions(epochs=4, lr=0.5)
+    options = TrainOptions(epochs=4, lr=1e-2)
     assert train([run.parent / "rows.csv"], base=str(base), out=run, options=options, resume=go_on) == 0
 
 
 def test_a_run_that_does_not_become_better_ends_early_and_keeps_its_best_step(run: Path) -> None:
     best, lines = read_manifest(run).best, metrics.read_metrics(run)
     last = lines[-1]["step"]
-    assert best["step"] < last < best["of"] == 16
-    assert best["ended"] == last == resume.step_of(resume.checkpoints(run)[-1])
-    assert last - best["step"] >= metrics.PATIENCE * 16 > last - 2 - best["step"]
+    assert (best["step"], best["of"], best["ended"], last) == (4, 16, 12, 12)
+    assert resume.step_of(resume.checkpoints(run)[-1]) == 12
     kept = run / f"checkpoint-{best['step']}" / "adapter_model.safetensors"
     assert (run / "adapter_model.safetensors").read_bytes() == kept.read_bytes()
 
