@@ -267,6 +267,20 @@ def test_a_tag_is_opened_by_two_tokens_too():
     assert b"<" not in b"".join(engine.vocabulary.token_bytes[id] or b"" for id in over)
 
 
+def test_of_a_long_list_the_grammar_writes_the_name():
+    engine = LocalEngine(model_of("llama", TOKENIZER), TOKENIZER, [TOKENIZER.eos_token_id])
+    extra = torch.zeros(2, engine.vocabulary.size)
+    extra[0, SIGN] = extra[1, TOKENIZER.convert_tokens_to_ids("&")] = 60.0
+    forward = engine.forward
+    engine.forward = lambda tokens, *rest: forward(tokens, *rest) + extra[int(tokens[0, -1] == SIGN)]
+    names = tuple(f"k{n}-do {n}" for n in range(200))
+    request = Request(ids("hello"), names, 60, acting=Acting(bias=1.0, again=-300.0, gamma=1.0), blank=ids("blank "))
+    script = TOKENIZER.decode(engine.generate([request])[0])
+    assert len([event for event in parse(script, names) if isinstance(event, Act)]) == 1
+    none = TOKENIZER.decode(engine.generate([replace(request, acting=Acting(bias=-300.0))])[0])
+    assert "<&" not in none
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_fuzz_no_unlisted_action_and_no_open_tag_at_any_budget(seed):
     dice = random.Random(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,15 +12,13 @@ import torch
 from torch import Tensor
 
 from actune.engine.slots import kept, seeded
-from actune.engine.tree import Names, Spelling, Tree, grow, path, score
+from actune.engine.tree import Seen, Spelling, Tree, path, read_names
 from actune.script.acting import Acting, Choice, Trace
 from actune.script.grammar import LESS, ROOT
 
 if TYPE_CHECKING:
     from actune.engine.local import LocalEngine, Request
 
-Look = Callable[[Tree], Tensor]
-"""Reads a tree of continuations after what was read; logits [nodes, vocabulary]."""
 Pick = Callable[[Tensor], int]
 """Chooses an index by logits, greedily or with the row's dice."""
 
@@ -34,8 +33,6 @@ class Ahead(Protocol):
         """Let these nodes of the tree that was read last be read for good."""
 
 
-# Names read in one pass: logits of a vocabulary of 262 144 take 1 MB a token. More names are read in several.
-_TOGETHER = 32
 # With longer lists the names are chosen token by token, for reading them all would take seconds.
 SCORED = 128
 
@@ -65,7 +62,7 @@ def read_blank(engine: LocalEngine, prompt: Sequence[int], names: tuple[str, ...
     def look(tree: Tree) -> Tensor:
         return engine.branch(tree, seeded(known, length))
 
-    values = _read(engine.speller.opening, list(spelled.values()), look).values if spelled else []
+    values = read_names(engine.speller.opening, list(spelled.values()), look).values if spelled else []
     return Blank(float(inside - outside), dict(zip(spelled, values, strict=True)))
 
 
@@ -95,11 +92,9 @@ class Judge:
         acting, names = request.acting or Acting(), request.names or ()
         if request.blank is None and acting.compares:
             raise ValueError("this acting compares with a prompt without a question: set Request.blank")
+        self._engine, self._request = engine, request
         self._acting, self._vocabulary = acting, engine.vocabulary
         self._spelled = _spell(engine, names) if len(names) <= SCORED else {}
-        self._blank: Blank | None = None
-        if request.blank is not None and (acting.compares or request.trace is not None):
-            self._blank = engine.blank(tuple(request.blank), tuple(self._spelled))
         self._openers = torch.from_numpy(engine.vocabulary.openers)
         self._crooked = torch.from_numpy(engine.vocabulary.crooked)
         self._ampersand = torch.tensor(engine.vocabulary.ids_of(engine.vocabulary.ampersand))
@@ -109,7 +104,16 @@ class Judge:
         self._done: list[str] = []
         self._over = self._inside = False
         self._trace = Trace() if request.trace is None else request.trace
-        self._trace.odds = 0.0 if self._blank is None else self._blank.odds
+        if request.trace is not None and self._blank is not None:
+            self._trace.odds = self._blank.odds
+
+    @functools.cached_property
+    def _blank(self) -> Blank | None:
+        """What is compared with: read when it is first needed, for an answer may begin with words."""
+        request = self._request
+        if request.blank is None or not (self._acting.compares or request.trace is not None):
+            return None
+        return self._engine.blank(tuple(request.blank), tuple(self._spelled))
 
     def take(self, logits: Tensor, state: int, left: int, pick: Pick, ahead: Ahead) -> list[int]:
         """Choose the next token, or a whole tag.
@@ -129,7 +133,7 @@ class Judge:
             self._done.append("")
         # Tags are opened by `<&` and nothing more, so that the name is spelled as in training.
         logits = logits.index_fill(0, self._crooked, -torch.inf)
-        if state == LESS:
+        if state == LESS and (self._spelled or self._over):
             # The `<` before was found to be words.
             logits = logits.index_fill(0, self._ampersand, -torch.inf)
         again = bool(self._done)
@@ -157,7 +161,7 @@ class Judge:
         opening = logits[self._openers].max() if len(self._openers) else torch.tensor(-torch.inf)
         if self._over or opening == -torch.inf:
             return logits, -math.inf
-        doubt = self._acting.contrast * self._blank.odds if self._blank is not None else 0.0
+        doubt = self._acting.contrast * self._blank.odds if self._acting.contrast and self._blank is not None else 0.0
         rest = logits.index_fill(0, self._openers, -torch.inf).max()
         bias = self._acting.again if again else self._acting.bias
         shifted = logits.index_add(0, self._openers, torch.full((len(self._openers),), bias - doubt))
@@ -178,7 +182,7 @@ class Judge:
         if self._over or not fitting:
             words = not whole and not self._is_tag(ahead.read(path((token,)))[0])
             return [token] if words else None
-        seen = _read(opening, list(fitting.values()), ahead.read)
+        seen = read_names(opening, list(fitting.values()), ahead.read)
         if not whole and not self._is_tag(seen.after):
             return [token]
         place = self._choose(tuple(fitting), seen.values, pick)
@@ -198,7 +202,7 @@ class Judge:
         return place
 
     def _tag(
-        self, opening: Sequence[int], name: Spelling, place: int, seen: _Seen, pick: Pick, ahead: Ahead
+        self, opening: Sequence[int], name: Spelling, place: int, seen: Seen, pick: Pick, ahead: Ahead
     ) -> list[int]:
         """Give the tokens of a tag, of which all but the last have been read."""
         tokens = [*opening, *name.tokens]
@@ -220,30 +224,3 @@ class Judge:
 def _spell(engine: LocalEngine, names: Sequence[str]) -> dict[str, Spelling]:
     spelled = {name: engine.speller.spell(name) for name in names}
     return {name: one for name, one in spelled.items() if one is not None}
-
-
-class _Seen(NamedTuple):
-    """What was read of some names after an opening.
-
-    Args:
-        values: log p of each.
-        after: Logits after the opening's first token, [vocabulary].
-        names: Those that were read last, and their logits [nodes, vocabulary].
-        first: Index of the first of those.
-    """
-
-    values: list[float]
-    after: Tensor
-    names: Names
-    logits: Tensor
-    first: int
-
-
-def _read(opening: Sequence[int], spellings: Sequence[Spelling], look: Look) -> _Seen:
-    """Read names after an opening."""
-    values: list[float] = []
-    for first in range(0, len(spellings), _TOGETHER):
-        names = grow(opening, spellings[first : first + _TOGETHER])
-        logits = look(names.tree)
-        values += score(names, logits)
-    return _Seen(values, logits[0], names, logits, first)

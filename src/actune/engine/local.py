@@ -90,7 +90,10 @@ class LocalEngine:
         self.grammar = functools.lru_cache(maxsize=64)(functools.partial(Grammar, self.vocabulary))
         self.blank = functools.lru_cache(maxsize=64)(functools.partial(read_blank, self))
 
-    supports = Supports()
+    @property
+    def supports(self) -> Supports:
+        """Everything; but a model whose layers cannot be joined cannot look ahead either."""
+        return Supports(acting=self.joinable)
 
     def batch(self) -> Batch:
         """Start a batch: requests may join and leave between its steps."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from actune.script.vocabulary import Vocabulary
+
+# Names read in one pass: logits of a vocabulary of 262 144 take 1 MB a token. More names are read in several.
+_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -173,3 +176,36 @@ def score(names: Names, logits: Tensor) -> list[float]:
         for index, value in zip(members, last.tolist(), strict=True):
             result[index] = sums[names.ends[index][0]] + value
     return result
+
+
+class Seen(NamedTuple):
+    """What was read of some names after an opening.
+
+    Args:
+        values: log p of each.
+        after: Logits after the opening's first token, [vocabulary].
+        names: Those that were read last, and their logits [nodes, vocabulary].
+        first: Index of the first of those.
+    """
+
+    values: list[float]
+    after: Tensor
+    names: Names
+    logits: Tensor
+    first: int
+
+
+def read_names(opening: Sequence[int], spellings: Sequence[Spelling], look: Callable[[Tree], Tensor]) -> Seen:
+    """Read names after an opening.
+
+    Args:
+        opening: Tokens, at least one.
+        spellings: At least one name.
+        look: Reads a tree of continuations; logits [nodes, vocabulary].
+    """
+    values: list[float] = []
+    for first in range(0, len(spellings), _TOGETHER):
+        names = grow(opening, spellings[first : first + _TOGETHER])
+        logits = look(names.tree)
+        values += score(names, logits)
+    return Seen(values, logits[0], names, logits, first)
