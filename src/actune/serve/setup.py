@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from actune.actor import Actor
     from actune.serve.options import Load
 
-BASE = "base"
+BASE, TUNED = "base", "tuned"
 
 
 def make_house(
@@ -30,7 +30,7 @@ def make_house(
     Raises:
         UserError: See `actor.load_actor`; or there is no base to compare with.
     """
-    actors: dict[str, Actor] = {name or Path(run).resolve().name: load(run, how)}
+    known = name or Path(run).resolve().name
     if compare:
         if how.engine == "upstream":
             raise UserError(
@@ -50,7 +50,10 @@ def make_house(
                 either("leave --compare out", "去掉 --compare"),
             )
         base = base_of(read_manifest(Path(run)), how.base)
-        actors[BASE] = load(str(base.path), replace(how, base=None))
+    actors: dict[str, Actor] = {TUNED if compare and known == BASE else known: load(run, how)}
+    if compare:
+        # Whatever runs the tuned one, the base is a folder on this machine.
+        actors[BASE] = load(str(base.path), replace(how, base=None, engine="local", url="", model=""))
     metrics = Metrics()
     dropped = "Tags that the engine's constraint did not prevent, and that were left out."
     metrics.watch("actune_dropped_tags", dropped, lambda: sum(actor.dropped.total() for actor in actors.values()))
