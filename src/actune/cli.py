@@ -36,6 +36,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Score how well a model acts; base beside tuned.",
         "评测动作质量, 微调前后对比。",
     ),
+    "export": (
+        "actune.export.command:export",
+        "Write a run for llama.cpp, Ollama, vLLM or PEFT.",
+        "导出给 llama.cpp, Ollama, vLLM 或 PEFT。",
+    ),
+    "grammar": (
+        "actune.grammar:grammar",
+        "Print the constraint for other programs.",
+        "输出供其他程序使用的约束。",
+    ),
     "merge": ("actune.export.merge:merge", "Fold a run into its base, and prove it.", "把训练结果合并进基座并验证。"),
     "stage": (
         "actune.serve.replay:stage",

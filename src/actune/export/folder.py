@@ -76,10 +76,10 @@ def write_rest(run: Path, base: Path, out: Path, manifest: Manifest, tokenizer: 
     for file in base.iterdir():
         if file.is_file() and (any(word in file.name.lower() for word in _TERMS) or (code and file.suffix == ".py")):
             shutil.copyfile(file, out / file.name)
-    write_whole(out / "README.md", _card(manifest))
+    write_whole(out / "README.md", card(manifest))
 
 
-def _card(manifest: Manifest) -> str:
+def card(manifest: Manifest) -> str:
     """Write the model card."""
     base, data = manifest.base, manifest.data
     system = manifest.prompt["template"].replace(SLOT, "- A\n- B")

@@ -13,7 +13,7 @@ from actune.errors import UserError, either
 from actune.export.case import Case
 from actune.export.folder import write_configs, write_rest
 from actune.export.frame import read_frame
-from actune.export.parity import Parity, compare, look, show
+from actune.export.parity import EXACT, ROUNDED, Parity, compare, look, show
 from actune.export.shards import merge_shards, shards_of
 from actune.tune.run import write_manifest
 
@@ -53,7 +53,7 @@ def make(case: Case, staged: Path, dtype: torch.dtype | None, out: Path) -> None
     show(measures)
     sizes = [sum(file.stat().st_size for file in shards_of(where)) / 1e6 for where in (case.source.path, staged)]
     print(f"{sizes[0]:.0f} MB -> {sizes[1]:.0f} MB")
-    if problems := parity.faults(exact=kinds == {torch.float32}):
+    if problems := parity.faults(EXACT if kinds == {torch.float32} else ROUNDED):
         raise UserError(
             str(out),
             "; ".join(problems),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -44,24 +43,11 @@ def merge(
     """
     from actune.export.case import read_case
     from actune.export.make import make
-    from actune.tune.resume import STAGING, check_unused, clear_staging
+    from actune.export.staging import staging
 
     kind = _dtype(dtype)
-    check_unused(out, resume=False)
-    case = read_case(run, onto, base, device, trust_remote_code)
-    new = not out.exists()
-    clear_staging(out)
-    staged = out / STAGING / "merged"
-    staged.mkdir(parents=True)
-    try:
-        make(case, staged, kind, out)
-        # The config comes last: a folder with one on top has all of it.
-        for file in sorted(staged.iterdir(), key=lambda file: file.name == "config.json"):
-            file.replace(out / file.name)
-        shutil.rmtree(out / STAGING)
-    except BaseException:
-        shutil.rmtree(out if new else out / STAGING)
-        raise
+    with staging(out) as staged:
+        make(read_case(run, onto, base, device, trust_remote_code), staged, kind, out)
     print(either(f"done: {out}", f"完成: {out}"))
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -18,9 +19,32 @@ from actune.engine.local import Request
 from actune.errors import either
 
 GREEDY_TOKENS = 48
-# In fp32 only the order of sums differs. In 16 bits each weight is rounded: 8 bits of mantissa in bf16.
-MOST_APART = 1e-3
-LEAST_TOP1, MOST_KL = 0.97, 0.01
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is equal enough.
+
+    Args:
+        greedy: The greedy texts must be equal.
+        apart: Largest difference of two logits.
+        top1: Least share of tokens that both like best.
+        kl: Largest mean divergence, nats.
+    """
+
+    greedy: bool = False
+    apart: float = math.inf
+    top1: float = 0.0
+    kl: float = math.inf
+
+
+# The same weights in fp32: only the order of sums differs.
+EXACT = Limits(greedy=True, apart=1e-3)
+# The same by another program, which tells likelihoods of some tokens and no logits.
+ELSEWHERE = Limits(greedy=True, top1=0.99, kl=1e-3)
+# Each weight rounded to 16 bits (8 of mantissa in bf16), or to 8 in blocks of 32.
+ROUNDED = Limits(top1=0.97, kl=0.01)
+BLOCKS = Limits(top1=0.95, kl=0.02)
 
 
 @dataclass(frozen=True)
@@ -32,7 +56,7 @@ class Look:
         templated: The same by the tokenizer's own chat template, which other programs use.
         stops: Token ids that end an answer.
         logits: For each row those of the answer's tokens, float32 on the CPU [answer, vocabulary].
-        greedy: Each row's greedy continuation, token ids.
+        greedy: Each row's greedy continuation, token ids without the stop.
     """
 
     prompts: list[list[int]]
@@ -68,23 +92,17 @@ class Parity:
         """Give the form that `actune.json` holds."""
         return asdict(self)
 
-    def faults(self, exact: bool) -> list[str]:
-        """Say what is not equal enough.
-
-        Args:
-            exact: The weights are the same to float32's rounding; else they were rounded to 16 bits.
-        """
+    def faults(self, limits: Limits) -> list[str]:
+        """Say what is not equal enough; prompts and stop ids always must be equal."""
         wrong = {
             either("prompt ids differ", "提示词元不同"): self.prompts < 1,
             either("the ids that end an answer differ", "结束词元不同"): not self.stops,
-        }
-        if exact:
-            wrong[either("greedy text differs", "贪心文本不同")] = self.greedy < 1
+            either("greedy text differs", "贪心文本不同"): limits.greedy and self.greedy < 1,
             # Written so that a NaN is a fault.
-            wrong[f"max |Δ logit| {self.apart:.2g} > {MOST_APART:g}"] = not self.apart <= MOST_APART
-        else:
-            wrong[f"top-1 {self.top1:.3f} < {LEAST_TOP1}"] = not self.top1 >= LEAST_TOP1
-            wrong[f"KL {self.kl:.2g} > {MOST_KL}"] = not self.kl <= MOST_KL
+            f"max |Δ logit| {self.apart:.2g} > {limits.apart:g}": not self.apart <= limits.apart,
+            f"top-1 {self.top1:.3f} < {limits.top1}": not self.top1 >= limits.top1,
+            f"KL {self.kl:.2g} > {limits.kl:g}": not self.kl <= limits.kl,
+        }
         return [text for text, is_wrong in wrong.items() if is_wrong]
 
 
@@ -104,8 +122,9 @@ def look(actor: Actor, rows: Sequence[Row]) -> Look:
             # The logits before a token decide it.
             scores = engine.model(input_ids=whole, logits_to_keep=len(answer) + 1).logits[0, :-1]
         logits.append(scores.float().cpu())
-    requests = [Request(ids, None, GREEDY_TOKENS) for ids in prompts]
-    return Look(prompts, templated, frozenset(engine.stop_ids), logits, engine.generate(requests))
+    answers = engine.generate([Request(ids, None, GREEDY_TOKENS) for ids in prompts])
+    greedy = [[token for token in answer if token not in engine.stop_ids] for answer in answers]
+    return Look(prompts, templated, frozenset(engine.stop_ids), logits, greedy)
 
 
 def compare(wanted: Look, got: Look) -> Parity:

@@ -1,0 +1,121 @@
+"""A GGUF file judged by llama.cpp itself: prompts, stop ids, greedy text, likelihoods."""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actune import prompt
+from actune.actor import Actor
+from actune.data.rows import Row
+from actune.engine.wire import Client
+from actune.errors import UserError, either
+from actune.export.parity import GREEDY_TOKENS, Look
+
+# Likelihoods come as JSON: the likeliest tokens, for the first tokens of an answer. The rest counts as one.
+LIKELIEST, ANSWER = 64, 24
+
+
+def check_llama() -> None:
+    """Make sure that the extra ``llama`` is installed.
+
+    Raises:
+        UserError: It is not.
+    """
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise UserError(
+            "actune export --to gguf",
+            either("xllamacpp, which proves the file, is not installed", "没有安装用于验证的 xllamacpp"),
+            either("the extra `llama`", "可选依赖 llama"),
+            "python -m pip install 'actune[llama]'",
+        )
+
+
+def compare_looks(file: Path, actor: Actor, wanted: Look, rows: Sequence[Row]) -> tuple[Look, Look]:
+    """Run rows through a GGUF file.
+
+    Args:
+        file: The GGUF file.
+        actor: What it was made from.
+        wanted: Its look at the rows.
+        rows: The rows.
+
+    Returns:
+        `wanted` and the file's look, both with logits over what llama.cpp tells: its likeliest tokens and the rest.
+    """
+    _server, client = _start(file, max(map(len, wanted.prompts)) + 1024)
+    prompts, templated, greedy, logits, seen = [], [], [], [], []
+    for row, ids, target in zip(rows, wanted.prompts, wanted.logits, strict=True):
+        fmt = actor.format_for(row.question, row.history)
+        given = (row.question, row.actions, row.history, row.system)
+        prompts.append(_tokens(client, prompt.render(actor.tokenizer, fmt, *given)))
+        messages = prompt.messages(fmt, *given)
+        options = {"messages": messages, "chat_template_kwargs": prompt.THINKING_OFF}
+        templated.append(_tokens(client, client.ask("/apply-template", options)["prompt"]))
+        whole = {"prompt": ids, "n_predict": GREEDY_TOKENS, "temperature": 0, "return_tokens": True}
+        tokens = client.ask("/completion", whole)["tokens"]
+        greedy.append([token for token in tokens if token not in wanted.stops])
+        answer = prompt.answer_ids(actor.tokenizer, fmt, row.script)[:ANSWER]
+        pairs = [_likeliest(client, [*ids, *answer[:at]], target[at]) for at in range(len(answer))]
+        logits.append(torch.stack([ours for ours, _ in pairs]))
+        seen.append(torch.stack([theirs for _, theirs in pairs]))
+    stops = frozenset(id for id in wanted.stops if _ends(client, wanted.prompts[0], id))
+    del _server
+    return replace(wanted, logits=logits), Look(prompts, templated, stops, seen, greedy)
+
+
+def _start(file: Path, context: int) -> tuple[object, Client]:
+    """Load a file into a server of this process; it lives as long as the first of the two."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(file)
+    params.n_parallel, params.n_ctx, params.warmup = 1, context, False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    # Another user of this machine must not speak through it.
+    key = secrets.token_hex(16)
+    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
+    params.verbosity, params.ui = 0, False
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise UserError(
+            str(file),
+            str(error),
+            either("a GGUF file that llama.cpp reads", "llama.cpp 可读取的 GGUF 文件"),
+            either("another --dtype, or --to vllm", "换一个 --dtype, 或用 --to vllm"),
+            exit_code=3,
+        ) from error
+    return server, Client(server.listening_address, key)
+
+
+def _tokens(client: Client, text: str) -> list[int]:
+    options = {"content": text, "add_special": False, "parse_special": True}
+    return list(client.ask("/tokenize", options)["tokens"])
+
+
+def _likeliest(client: Client, ids: list[int], wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-likelihoods of what llama.cpp likes best, and of the rest, both ways [LIKELIEST + 1]."""
+    options = {"prompt": ids, "n_predict": 1, "temperature": 0, "n_probs": LIKELIEST, "cache_prompt": True}
+    told: list[dict[str, Any]] = client.ask("/completion", options)["completion_probabilities"][0]["top_logprobs"]
+    places = torch.tensor([token["id"] for token in told])
+    theirs = torch.tensor([token["logprob"] for token in told])
+    return _with_rest(torch.log_softmax(wanted, -1)[places]), _with_rest(theirs)
+
+
+def _with_rest(logs: Tensor) -> Tensor:
+    rest = (1 - logs.double().exp().sum()).clamp(min=1e-9).log()
+    return torch.cat([logs, rest[None].float()])
+
+
+def _ends(client: Client, ids: list[int], token: int) -> bool:
+    """Tell whether a token ends an answer, by making it certain."""
+    options = {"prompt": ids, "n_predict": 2, "temperature": 0, "logit_bias": [[token, 1000.0]]}
+    return bool(client.ask("/completion", options)["stop_type"] == "eos")
