@@ -21,6 +21,8 @@ from actune.export.parity import GREEDY_TOKENS, Look
 
 # Likelihoods come as JSON: the likeliest tokens, for the first tokens of an answer. The rest counts as one.
 LIKELIEST, ANSWER = 64, 24
+# Logits of two programs in fp32 were up to 0.02 apart on a random model: exp and the order of sums differ.
+TIE = 0.02
 
 
 def check_llama() -> None:
@@ -61,7 +63,9 @@ def compare_looks(file: Path, actor: Actor, wanted: Look, rows: Sequence[Row]) -
         templated.append(_tokens(client, client.ask("/apply-template", options)["prompt"]))
         whole = {"prompt": ids, "n_predict": GREEDY_TOKENS, "temperature": 0, "return_tokens": True}
         tokens = client.ask("/completion", whole)["tokens"]
-        greedy.append([token for token in tokens if token not in wanted.stops])
+        tokens = [token for token in tokens if token not in wanted.stops]
+        ours = wanted.greedy[len(greedy)]
+        greedy.append(ours if _parts_at_a_tie(actor, ids, ours, tokens) else tokens)
         answer = prompt.answer_ids(actor.tokenizer, fmt, row.script)[:ANSWER]
         pairs = [_likeliest(client, [*ids, *answer[:at]], target[at]) for at in range(len(answer))]
         logits.append(torch.stack([ours for ours, _ in pairs]))
@@ -71,6 +75,19 @@ def compare_looks(file: Path, actor: Actor, wanted: Look, rows: Sequence[Row]) -
     return replace(wanted, logits=logits), Look(prompts, templated, stops, seen, greedy)
 
 
+def _parts_at_a_tie(actor: Actor, prompt: list[int], ours: list[int], theirs: list[int]) -> bool:
+    """Tell whether two greedy texts part where the model likes both tokens alike; from there on nothing is equal."""
+    pairs = zip(ours, theirs, strict=False)
+    at = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+    if at is None:
+        return False
+    model = actor.local.model
+    with torch.inference_mode():
+        ids = torch.tensor([[*prompt, *ours[:at]]], device=model.device)
+        scores = model(input_ids=ids, logits_to_keep=1).logits[0, -1]
+    return bool(scores[ours[at]] - scores[theirs[at]] <= TIE)
+
+
 def _start(file: Path, context: int) -> tuple[object, Client]:
     """Load a file into a server of this process; it lives as long as the first of the two."""
     import xllamacpp
@@ -78,6 +95,8 @@ def _start(file: Path, context: int) -> tuple[object, Client]:
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
     params.n_parallel, params.n_ctx, params.warmup = 1, context, False
+    # Keys and values in 16 bits, its default, would be a rounding of their own.
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
     # Another user of this machine must not speak through it.
     key = secrets.token_hex(16)
