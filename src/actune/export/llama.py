@@ -53,7 +53,8 @@ def compare_looks(file: Path, actor: Actor, wanted: Look, rows: Sequence[Row]) -
         `wanted` and the file's look, both with logits over what llama.cpp tells: its likeliest tokens and the rest.
     """
     _server, client = _start(file, max(map(len, wanted.prompts)) + 1024)
-    prompts, templated, greedy, logits, seen = [], [], [], [], []
+    prompts, templated, logits, seen = [], [], [], []
+    greedy: list[list[int]] = []
     for row, ids, target in zip(rows, wanted.prompts, wanted.logits, strict=True):
         fmt = actor.format_for(row.question, row.history)
         given = (row.question, row.actions, row.history, row.system)
