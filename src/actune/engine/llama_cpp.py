@@ -18,15 +18,18 @@ SLOTS, LONGEST = 4, 4096
 _PREFIX_MB = 256
 
 
-def need_llama() -> None:
+def need_llama(where: str = "--engine llama_cpp") -> None:
     """Make sure that the extra ``llama`` is installed.
+
+    Args:
+        where: What needs it, for the error.
 
     Raises:
         UserError: It is not.
     """
     if importlib.util.find_spec("xllamacpp") is None:
         raise UserError(
-            "--engine llama_cpp",
+            where,
             either("xllamacpp is not installed", "未安装 xllamacpp"),
             either("the extra `llama`", "扩展 llama"),
             'pip install "actune[llama]"',

@@ -38,14 +38,14 @@ def export(
         UserError: It cannot be exported, or the folder is not empty (2); or the result is not equal enough, and was
             deleted (3).
     """
+    from actune.engine.llama_cpp import need_llama
     from actune.export.case import read_case
-    from actune.export.llama import check_llama
     from actune.export.make import make
     from actune.export.staging import staging
     from actune.export.targets import check_merged, is_run, write_gguf, write_ollama, write_peft, write_vllm
 
     if to in ("gguf", "ollama"):
-        check_llama()
+        need_llama(f"--to {to}")
     with staging(out) as staged:
         if to == "peft":
             write_peft(read_case(run, onto, base, device, trust_remote_code), staged)

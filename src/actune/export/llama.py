@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,21 +22,6 @@ from actune.export.parity import GREEDY_TOKENS, Look
 LIKELIEST, ANSWER = 64, 24
 # Logits of two programs in fp32 were up to 0.02 apart on a random model: exp and the order of sums differ.
 TIE = 0.02
-
-
-def check_llama() -> None:
-    """Make sure that the extra ``llama`` is installed.
-
-    Raises:
-        UserError: It is not.
-    """
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise UserError(
-            "actune export --to gguf",
-            either("xllamacpp, which proves the file, is not installed", "没有安装用于验证的 xllamacpp"),
-            either("the extra `llama`", "可选依赖 llama"),
-            "python -m pip install 'actune[llama]'",
-        )
 
 
 def compare_looks(file: Path, actor: Actor, wanted: Look, rows: Sequence[Row]) -> tuple[Look, Look]:

@@ -11,7 +11,7 @@ from typing import Any
 from gguf import GGUFReader
 
 from actune import prompt
-from actune.actor import ADAPTER, Actor, load_actor
+from actune.actor import Actor, load_actor
 from actune.base.load import load_tokenizer
 from actune.data.load import load_rows
 from actune.data.rows import Row
@@ -22,6 +22,7 @@ from actune.export.gguf import make_gguf
 from actune.export.llama import compare_looks
 from actune.export.ollama import check_pieces, modelfile, read_pieces
 from actune.export.parity import BLOCKS, ELSEWHERE, ROUNDED, compare, look, show
+from actune.found import ADAPTER
 from actune.script.formats import structural_tag
 from actune.tune.run import MANIFEST, PARITY, read_manifest, write_manifest, write_whole
 
