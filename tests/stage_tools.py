@@ -77,11 +77,12 @@ def chromium():
 def opened(browser, address, **context):
     """Open the page; no error in its console is let pass."""
     page = browser.new_page(**{"locale": "en-GB", "viewport": {"width": 1280, "height": 800}} | context)
+    page.set_default_timeout(90000)  # A loaded machine is slow, not wrong.
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto(address)
-    page.wait_for_selector("body[data-ready]", timeout=10000)
+    page.wait_for_selector("body[data-ready]")
     page.problems = errors
     yield page
     page.close()
@@ -95,7 +96,7 @@ def put(page, question):
 
 def idle(page):
     """Wait until the performance is over."""
-    page.wait_for_selector("body:not(.busy)", timeout=20000)
+    page.wait_for_selector("body:not(.busy)")
 
 
 # Notes, in the page, everything that is performed, in its order: pieces of the dialogue.

@@ -249,6 +249,44 @@ def test_a_server_with_a_key_asks_for_it(browser):
 
 
 @pytest.mark.slow
+def test_a_users_picture_emoji_and_clip_are_shown(browser, tmp_path):
+    (tmp_path / "own.svg").write_text(
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'><path d='M0 0h9v9z'/></svg>"
+    )
+    file = tmp_path / "stage.yaml"
+    lasting = "seconds: 60, caption: {en: a caption}"
+    file.write_text(f'rules: [{{match: a, prop: own.svg, {lasting}}}, {{match: b, prop: "🥁", {lasting}}}]\n', "utf-8")
+    with file.open("a", encoding="utf-8") as more:
+        more.write(f"actions: {{c: {{clip: own.svg, {lasting}}}}}")
+    lines = [line for name in "abc" for line in (ask(name, "abc"), act(name), done())]
+    takes = read_recording(write_recording(tmp_path / "r.jsonl", *lines))
+    shown = {
+        "a": '.puppet image[href="looks/0.svg"]',
+        "b": ".puppet text:has-text('🥁')",
+        "c": '.clip img[src="looks/0.svg"]',
+    }
+    with running(build_replay(takes, read_staging(file))) as address, opened(browser, address) as page:
+        for name, picture in shown.items():
+            put(page, name)
+            page.wait_for_selector(picture)
+            assert page.locator(".placard").inner_text().split("\n") == [name, "a caption"]
+            page.keyboard.press("Escape")
+            assert page.locator(picture).count() == 0
+
+
+@pytest.mark.slow
+def test_with_the_voice_on_it_goes_on_even_where_there_is_no_voice(browser, replay):
+    with opened(browser, replay(ask("q", ["a"]), text("Hi."), act("a"), done())) as page:
+        assert page.locator("#voice").get_attribute("aria-pressed") == "false"
+        page.click("#voice")
+        with page.expect_request("**/act") as request:
+            put(page, "q")
+        assert json.loads(request.value.post_data)["chunk"] == "sentence"
+        idle(page)
+        assert performed(page) == ["said:Hi.", "act:a"]
+
+
+@pytest.mark.slow
 def test_every_motion_face_and_prop_can_be_shown(browser, replay):
     with opened(browser, replay(ask("q"), text("Hi."), done())) as page:
         shown = page.evaluate(

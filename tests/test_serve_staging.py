@@ -7,6 +7,7 @@ import json
 import re
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -227,3 +228,15 @@ def test_the_port_is_checked(capsys):
         main(["stage", "--port", "70000"])
     assert caught.value.code == 2
     assert "--port" in capsys.readouterr().err
+
+
+def test_the_example_and_the_lists_of_the_guide_are_true(tmp_path):
+    guide = (Path(__file__).parent.parent / "docs" / "stage.md").read_text(encoding="utf-8")
+    example = re.search(r"```yaml\n(.*?)```", guide, re.DOTALL)[1]
+    for name in ("my/cup.svg", "clips/waltz.webm"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "stage.yaml").write_text(example, encoding="utf-8")
+    assert read_staging(tmp_path / "stage.yaml").scenes[0]["ask"] == "饿了"
+    for names in vars(drawn()).values():
+        assert [name for name in names if f"`{name}`" not in guide] == []

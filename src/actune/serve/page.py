@@ -27,7 +27,7 @@ def mount_stage(app: FastAPI, staging: Staging, names: Sequence[str] = (), repla
     Returns:
         The paths that need no key: a browser sends none for a page and its pictures.
     """
-    router = APIRouter(tags=["stage"])
+    router = APIRouter(include_in_schema=False)  # Between the page and us.
 
     @router.get("/stage.json", responses=answers("application/json"))
     async def setting() -> dict[str, Any]:

@@ -6,9 +6,11 @@ import { lang, t } from "./text.js";
 
 // Of a look that names no time.
 const SECONDS = 1.8;
+const MUTE_MS = 2500;
 
 export class Actor {
   #mouth = 0;
+  #turn = 0;
   #words = "";
 
   /** voice: a function that tells whether words are spoken; live: a function that tells a screen reader. */
@@ -39,7 +41,8 @@ export class Actor {
 
   /** Be quiet. */
   reset() {
-    speechSynthesis?.cancel?.();
+    window.speechSynthesis?.cancel();
+    this.#turn++;
     this.#shut();
     this.puppet.mood("smile");
     this.puppet.rest();
@@ -67,8 +70,11 @@ export class Actor {
     return new Promise((resolve) => {
       const words = new SpeechSynthesisUtterance(text);
       words.lang = /[\u4e00-\u9fff]/.test(text) ? "zh-CN" : "en-US";
+      // A browser without voices says nothing, and does not say that either.
+      const mute = setTimeout(resolve, MUTE_MS);
+      words.onstart = () => clearTimeout(mute);
       words.onend = words.onerror = resolve;
-      speechSynthesis.speak(words);
+      window.speechSynthesis.speak(words);
     });
   }
 
@@ -82,7 +88,9 @@ export class Actor {
     this.describe(name);
     this.live(`${t("acts")}: ${name}`);
     this.#clip(look.clip);
+    const mine = ++this.#turn;
     const ended = this.puppet.perform(look, ms).then(() => {
+      if (mine !== this.#turn) return;
       this.find(".placard").hidden = true;
       this.#clip(null);
       this.describe("");

@@ -62,7 +62,7 @@ function wantKey() {
 // Who answers -----------------------------------------------------------------------------------------------------
 
 const shown = () => (page.chosen === BOTH ? page.names : [page.chosen]);
-const label = (model) => (model === BOTH ? t("both") : model === BASE ? t("base") : page.names.includes(BASE) ? t("tuned") : model);
+const label = (model) => (model === BOTH ? t("both") : model === BASE ? t("base") : page.names.length === 2 && page.names.includes(BASE) ? t("tuned") : model);
 
 function drawModels() {
   const box = find("models");
@@ -189,10 +189,12 @@ async function receive(model, question, one, player, abort) {
   const began = performance.now();
   record({ type: "ask", model, question, actions: names });
   let first = null;
+  let came = false;
   let done = false;
   try {
     for await (const event of ask(body, abort.signal)) {
       const ms = performance.now() - began;
+      came = true;
       record({ model, ms: Math.round(ms * 10) / 10, ...event });
       if (first === null && event.type === "text" && event.text.trim()) {
         first = ms;
@@ -209,7 +211,9 @@ async function receive(model, question, one, player, abort) {
     if (abort.signal.aborted) return;
     problem(error instanceof Refused ? error.message : t("failed"));
   }
-  if (!done && !abort.signal.aborted) {
+  if (done || abort.signal.aborted) return;
+  if (came) player.push({ type: "done", finish_reason: "cut", row: null });
+  else {
     player.stop();
     one.actor.reset();
     one.actor.puppet.mood("sad");
