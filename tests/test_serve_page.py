@@ -150,7 +150,7 @@ def test_the_page_speaks_chinese_and_english(browser, replay):
 @pytest.mark.slow
 def test_nothing_is_cut_off_on_a_phone_and_all_of_it_can_be_reached_by_keys(browser, replay):
     long = "a-very-long-name-of-an-action-" * 4
-    address = replay(ask("q", [long, "a"]), act("a"), text("Words " * 300), act("a"), done())
+    address = replay(ask("q", [long, "a"]), act("a"), text("Words " * 1500), act("a"), done())
     with opened(browser, address, viewport={"width": 360, "height": 740}, locale="zh-CN") as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         put(page, "q")

@@ -53,7 +53,8 @@ def test_the_users_file_goes_before_ours(tmp_path):
     file = tmp_path / "stage.yaml"
     file.write_text(
         'actions: {"切开-西瓜": {prop: cup.svg, motion: pour}, "跳舞-华尔兹": {clip: waltz.webm}}\n'
-        'rules: [{match: "切开-*", prop: "🔪", face: angry}, {match: "灯-*", set: {light: off}}]\n'
+        'rules: [{match: "切开-*", prop: "🔪", face: angry}, {match: "灯-*", set: {light: off}},'
+        ' {match: "手势-*", motion: shake}]\n'
         "default: {motion: jump}\n"
         "scenes: [{ask: 饿了, actions: [切开-西瓜]}]\n",
         encoding="utf-8",
@@ -63,6 +64,7 @@ def test_the_users_file_goes_before_ours(tmp_path):
     assert look(staging, "跳舞-华尔兹")["clip"] == {"src": "looks/1.webm", "kind": "video"}
     assert look(staging, "切开-苹果")["face"] == "angry"
     assert look(staging, "灯-2")["set"] == {"light": "off"}
+    assert look(staging, "手势-比心")["motion"] == "shake"
     assert look(staging, "wave-hello")["motion"] == "wave"
     assert staging.mapping["default"] == {"motion": "jump"}
     assert staging.scenes == [{"ask": "饿了", "actions": ["切开-西瓜"]}]
@@ -73,7 +75,7 @@ def test_the_users_file_goes_before_ours(tmp_path):
     [
         ("actions: {a: {face: hapy}}", "actions.a.face: 'hapy'; afraid, angry"),
         ("rules: [{match: x, motion: fly}]", "rules[0].motion: 'fly'; bow"),
-        ("rules: [{motion: nod}]", "rules[0].match: None"),
+        ("rules: [{motion: nod}]", "rules[0].match: missing"),
         ("rules: [{match: [1]}]", "rules[0].match"),
         ("actions: {a: {prop: missing.png}}", "actions.a.prop: 'missing.png'; a picture file"),
         ("actions: {a: {clip: stage.yaml}}", "actions.a.clip"),

@@ -61,7 +61,7 @@ def look_of(
             case "set":
                 look[key] = _set(here, one, names, faults)
             case "match" if place.startswith("rules"):
-                look[key] = [one] if isinstance(one, str) else one
+                look[key] = _patterns(here, one, faults)
             case _:
                 look[key] = _plain(here, key, one, faults)
     return look
@@ -84,6 +84,14 @@ def _listed(here: str, value: Any, known: Collection[str], faults: list[str]) ->
     if value not in known:
         faults.append(f"{here}: {value!r}; " + ", ".join(sorted(known)))
     return value
+
+
+def _patterns(here: str, value: Any, faults: list[str]) -> list[str]:
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, list) or not patterns or not all(isinstance(one, str) and one for one in patterns):
+        faults.append(f"{here}: {value!r}; " + either("a pattern or a list of them", "模式或模式列表"))
+        return []
+    return patterns
 
 
 def _prop(

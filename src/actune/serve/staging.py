@@ -110,10 +110,8 @@ def _add(staging: Staging, data: Mapping[Any, Any], file: Path) -> None:
         staging.mapping["actions"].setdefault(name, look(f"actions.{name}", value))
     for number, value in enumerate(looks("rules", list)):
         staging.mapping["rules"].append(look(f"rules[{number}]", value))
-    for number, value in enumerate(looks("rules", list)):
-        patterns = value.get("match") if isinstance(value, dict) else None
-        if not patterns or not isinstance(patterns, str | list) or not all(isinstance(one, str) for one in patterns):
-            faults.append(f"rules[{number}].match: {patterns!r}; " + either("a pattern or a list", "模式或列表"))
+        if isinstance(value, dict) and "match" not in value:
+            faults.append(f"rules[{number}].match: " + either("missing", "缺失"))
     staging.mapping["default"] = staging.mapping["default"] or look("default", looks("default", dict))
     staging.scenes = staging.scenes or [
         scene_of(f"scenes[{number}]", value, faults) for number, value in enumerate(looks("scenes", list))

@@ -1,5 +1,6 @@
 // The cue sheet of one answer: words and actions with the milliseconds at which they came, lit as they are performed.
 
+import { reveal } from "./scroll.js";
 import { t, translate } from "./text.js";
 
 export class Cues {
@@ -47,7 +48,6 @@ export class Cues {
     this.#rows.push(row);
     this.#write(row);
     this.list.append(row.element);
-    this.list.scrollTop = this.list.scrollHeight;
     return row;
   }
 
@@ -71,8 +71,7 @@ export class Cues {
   light(row) {
     for (const one of this.#rows) one.element.classList.toggle("now", one === row);
     row?.element.classList.add("done");
-    const box = row && { top: row.element.offsetTop - this.list.offsetTop, height: row.element.offsetHeight };
-    if (box && box.top + box.height > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = box.top - 20;
+    if (row) reveal(row.element, this.list);
     this.#draw();
   }
 

@@ -1,11 +1,11 @@
 // The page: who answers, a question, its performance.
 
 import { Actor } from "./actor.js";
+import { answer } from "./answer.js";
 import { Cues } from "./cues.js";
 import { Offer } from "./offer.js";
-import { Player } from "./player.js";
 import { wardrobe } from "./puppet.js";
-import { Refused, ask, models, setKey, setting } from "./stream.js";
+import { Refused, models, setKey, setting } from "./stream.js";
 import { Talk } from "./talk.js";
 import { lang, setLang, t } from "./text.js";
 
@@ -119,7 +119,12 @@ async function put(question) {
   find("problem").hidden = true;
   offer.dim();
   talk.ask(question);
-  const answers = shown().map((model) => answer(model, question));
+  const names = offer.names;
+  const answers = shown().map((model) => {
+    const written = talk.answer(page.names.length > 1 ? label(model) : "");
+    const asked = { model, question, actions: names, chunk: voiceOn() ? "sentence" : "delta" };
+    return answer(asked, page.actors.get(model), { written, offer, live, record, problem, still });
+  });
   page.running = answers.map((one) => one.stop);
   busy(true);
   const mine = page.running;
@@ -127,97 +132,6 @@ async function put(question) {
   if (page.running !== mine) return;
   page.running = [];
   busy(false);
-}
-
-function answer(model, question) {
-  const one = page.actors.get(model);
-  const { actor, cues } = one;
-  const abort = new AbortController();
-  const written = talk.answer(page.names.length > 1 ? label(model) : "");
-  let spoken = "";
-  cues.clear();
-  actor.ponder();
-  const player = new Player(
-    {
-      say(text, event) {
-        actor.say(text);
-        written.say(text);
-        cues.said(event.row, text);
-        spoken += text;
-      },
-      speak: (text) => actor.speak(text),
-      act(event) {
-        if (spoken.trim()) live(spoken.trim());
-        spoken = "";
-        cues.light(event.row);
-        written.act(event.name);
-        const act = actor.act(event.name);
-        offer.light(event.name, act.ended);
-        return act;
-      },
-      fault(event) {
-        cues.light(event.row);
-        written.note(event.kind === "model" ? t("cut") : event.raw);
-        actor.fault(event);
-      },
-      end(event) {
-        if (spoken.trim()) live(spoken.trim());
-        cues.light(event.row);
-        if (event.finish_reason !== "stop") written.note(t(event.finish_reason));
-        one.heard = null;
-      },
-    },
-    { whole: still },
-  );
-  const stop = () => {
-    // The server forgets what nobody heard; see `heard` in the next question.
-    one.heard = player.stop();
-    abort.abort();
-    actor.reset();
-    written.note(t("interrupted"));
-    live(t("interrupted"));
-  };
-  const finished = receive(model, question, one, player, abort).then(() => player.finished);
-  return { stop, finished };
-}
-
-async function receive(model, question, one, player, abort) {
-  const names = offer.names;
-  const chunk = voiceOn() ? "sentence" : "delta";
-  const body = { model, question, actions: names, session: one.session, chunk };
-  if (one.heard !== null) body.heard = one.heard;
-  const began = performance.now();
-  record({ type: "ask", model, question, actions: names });
-  let first = null;
-  let came = false;
-  let done = false;
-  try {
-    for await (const event of ask(body, abort.signal)) {
-      const ms = performance.now() - began;
-      came = true;
-      record({ model, ms: Math.round(ms * 10) / 10, ...event });
-      if (first === null && event.type === "text" && event.text.trim()) {
-        first = ms;
-        one.cues.number("first", Math.round(ms), " ms");
-      }
-      if (event.type === "done") {
-        done = true;
-        if (event.tokens) one.cues.number("rate", (event.tokens / (ms / 1000)).toFixed(1));
-        if (Number.isInteger(event.prevented)) one.cues.number("prevented", event.prevented);
-      }
-      player.push({ ...event, row: one.cues.add(event, ms) });
-    }
-  } catch (error) {
-    if (abort.signal.aborted) return;
-    problem(error instanceof Refused ? error.message : t("failed"));
-  }
-  if (done || abort.signal.aborted) return;
-  if (came) player.push({ type: "done", finish_reason: "cut", row: null });
-  else {
-    player.stop();
-    one.actor.reset();
-    one.actor.puppet.mood("sad");
-  }
 }
 
 function problem(text) {

@@ -1,5 +1,6 @@
 // The list of actions of the next request: edited by the user, the chosen one lit.
 
+import { reveal } from "./scroll.js";
 import { t } from "./text.js";
 
 export class Offer {
@@ -61,9 +62,7 @@ export class Offer {
     const chip = [...this.list.children].find((one) => one.dataset.name === name);
     if (!chip) return;
     chip.classList.add("now", "chosen");
-    // Not scrollIntoView: it would scroll the page as well, and the stage out of sight.
-    const top = chip.offsetTop - this.list.offsetTop;
-    if (top < this.list.scrollTop || top + chip.offsetHeight > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = top;
+    reveal(chip, this.list);
     ended.finally(() => chip.classList.remove("now"));
   }
 

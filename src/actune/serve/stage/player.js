@@ -82,14 +82,18 @@ export class Player {
     const spoken = this.body.speak(event.text);
     const parts = this.whole ? [event.text] : split(event.text);
     let due = performance.now();
-    for (const part of parts) {
+    for (let place = 0; place < parts.length; ) {
       if (this.#stopped) return;
-      this.#heard += part;
-      this.body.say(part, event);
-      due += this.whole ? split(part).reduce((sum, one) => sum + readingMs(one), 0) : readingMs(part);
-      // By the clock, not by steps: a page in the background is woken once a second only.
-      const wait = due - performance.now();
-      if (wait > 4) await this.#unlessStopped(new Promise((resolve) => setTimeout(resolve, wait)));
+      // By the clock, not by steps: a page in the background is woken once a second only, a slow one is late. What is
+      // due by now comes at once.
+      let piece = "";
+      do {
+        due += split(parts[place]).reduce((sum, letter) => sum + readingMs(letter), 0);
+        piece += parts[place++];
+      } while (place < parts.length && due <= performance.now());
+      this.#heard += piece;
+      this.body.say(piece, event);
+      await this.#unlessStopped(new Promise((resolve) => setTimeout(resolve, due - performance.now())));
     }
     await this.#unlessStopped(spoken);
   }

@@ -3,7 +3,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const HAND = [288, 420];
-const SIDE = [44, 538];
+const SIDE = [366, 538];
 const KINDS = ["eyes", "mouth", "extra", "wear", "hat"];
 
 async function drawing(file) {
