@@ -33,7 +33,7 @@ from actune.evaluate.bootstrap import Estimate, Resampled
 from actune.script.events import Act
 from actune.script.parser import parse
 from actune.script.score import Outcome, tally
-from actune.tune import split
+from actune.tune import choices, split
 from actune.tune.command import WRITTEN_LAST, train
 from actune.tune.options import TrainOptions
 
@@ -46,10 +46,11 @@ PRACTISED = TrainOptions(practice="on")
 
 @dataclass(frozen=True)
 class Variant:
-    """Something to measure: how it is trained, and with which lifts of its rows."""
+    """Something to measure: its options, the lifts of its rows, and the weight of the choice among names."""
 
     options: TrainOptions | None
     lifts: frozenset[augment.Lift] = augment.LIFTS
+    choice: float = choices.WEIGHT
 
 
 VARIANTS = {
@@ -61,7 +62,8 @@ VARIANTS = {
     "practice lr/2": Variant(replace(PRACTISED, lr=2.5e-4), frozenset()),
     "practice lr/4": Variant(replace(PRACTISED, lr=1.25e-4), frozenset()),
     **{f"practice +{lift}": Variant(PRACTISED, frozenset({lift})) for lift in sorted(augment.ALL_LIFTS)},
-    "practice +all": Variant(PRACTISED, augment.ALL_LIFTS),
+    "practice +choice": Variant(PRACTISED, frozenset(), 1.0),
+    "practice +all": Variant(PRACTISED, augment.ALL_LIFTS, 1.0),
     "kept": Variant(TrainOptions()),
 }
 
@@ -117,13 +119,14 @@ def read(table: Path, public: Path, more: Path | None, lang: str) -> Data:
 
 
 @contextmanager
-def lifted(lifts: frozenset[augment.Lift]) -> Iterator[None]:
-    """Let trainings use these lifts of `data.augment`."""
-    before, augment.LIFTS = augment.LIFTS, lifts
+def lifted(variant: Variant) -> Iterator[None]:
+    """Let trainings use a variant's lifts."""
+    before = augment.LIFTS, choices.WEIGHT
+    augment.LIFTS, choices.WEIGHT = variant.lifts, variant.choice
     try:
         yield
     finally:
-        augment.LIFTS = before
+        augment.LIFTS, choices.WEIGHT = before
 
 
 def trained(name: str, variant: Variant, base: str, rows: Path, out: Path) -> str:
@@ -132,7 +135,7 @@ def trained(name: str, variant: Variant, base: str, rows: Path, out: Path) -> st
         return base
     run = out / "runs" / name.replace(" ", "-").replace("/", "over")
     if not (run / WRITTEN_LAST).is_file():
-        with lifted(variant.lifts):
+        with lifted(variant):
             status = train([rows], base=base, out=run, options=variant.options, resume=(run / "actune.json").is_file())
         if status:
             raise KeyboardInterrupt

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from actune.prompt import PromptFormat
 from actune.script.grammar import Grammar
 from actune.script.vocabulary import Vocabulary
 from actune.tune.choices import PAD, choice_loss, choices_of, collated
+from actune.tune.dataset import RowDataset, collate
+from actune.tune.fast.path import FastPath
+from actune.tune.lora import add_lora
+from actune.tune.options import TrainOptions, settle
+from actune.tune.trainer import summed_loss
+from conftest import make_rows
 from tiny_actor import byte_tokenizer
 
 NAMES = ("cup-fill", "cup-wash", "lamp-on")
@@ -66,3 +77,35 @@ def test_without_choices_there_is_no_loss(vocabulary: Vocabulary) -> None:
     assert choice_loss(torch.randn(7, 4), torch.randn(9, 4), None, batch).item() == 0
     assert collated([[(1, [5, 6, 7])], [(0, [8, 9])]], [4, 2])["choice_ids"].tolist() == [[5, 6, 7], [8, 9, PAD]]
     assert collated([[(1, [5, 6, 7])], [(0, [8, 9])]], [4, 2])["choice_at"].tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_both_paths_add_it_to_the_cross_entropy(tiny_base: Path, fast: bool) -> None:
+    tokenizer, rows = AutoTokenizer.from_pretrained(tiny_base), make_rows(6)
+    data = RowDataset(rows, tokenizer, PromptFormat.for_rows(rows, tokenizer), None, choices=True)
+    batch = collate([data[place] for place in range(6)])
+    model = add_lora(AutoModelForCausalLM.from_pretrained(tiny_base), settle(TrainOptions()))
+    head = model.get_output_embeddings()
+    with FastPath(model, dropout=0.0, chunked=True) if fast else nullcontext() as path:
+
+        def loss(weight: float) -> float:
+            return float(
+                (path.loss(model, batch, weight) if path else summed_loss(model, head, batch, weight))[0].detach()
+            )
+
+        more = loss(0.5) - loss(0.0)
+    wanted = 0.0
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, head.weight.shape[0], [tokenizer.eos_token_id])
+    for index, row in enumerate(rows):
+        example = data.example(index)
+        with torch.no_grad():
+            logits = model(torch.tensor([example.input_ids])).logits[0]
+        grammar = Grammar(vocabulary, row.actions)
+        state, border = grammar.start, len(example.input_ids) - example.trained
+        for place, token in enumerate(example.input_ids[border:], start=border):
+            if grammar.inside(state):
+                allowed = torch.from_numpy(grammar.mask(state))
+                wanted -= float(torch.log_softmax(logits[place - 1].masked_fill(~allowed, -torch.inf), -1)[token])
+            state = grammar.step(state, token)
+    assert more == pytest.approx(0.5 * wanted, rel=1e-4)
+    assert wanted > 1

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from actune.tune import guards
+from actune.tune import choices, guards
+from actune.tune.choices import choice_loss
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.encode import IGNORE
 from actune.tune.exam import Exam
@@ -20,35 +21,38 @@ from actune.tune.resume import STAGING
 
 
 @contextmanager
-def _head_at(head: torch.nn.Module, kept: torch.Tensor) -> Iterator[list[int]]:
+def _head_at(head: torch.nn.Module, kept: torch.Tensor) -> Iterator[list[torch.Tensor]]:
     """Let the output head see only the positions in `kept` [batch, length].
 
     Logits of a whole prompt are most of the memory and much of the time of a small base. A hook on the head serves
     every architecture, whatever it does before (norms) or after (scales, caps).
 
     Yields:
-        A list that is not empty once the head was called.
+        A list of what the head saw [trained, hidden size]; empty until it was called.
     """
-    calls: list[int] = []
+    seen: list[torch.Tensor] = []
 
     def choose(_head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        calls.append(1)
-        return (args[0][kept].unsqueeze(0), *args[1:])
+        seen.append(args[0][kept])
+        return (seen[0].unsqueeze(0), *args[1:])
 
     handle = head.register_forward_pre_hook(choose)
     try:
-        yield calls
+        yield seen
     finally:
         handle.remove()
 
 
-def summed_loss(model: Any, head: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+def summed_loss(
+    model: Any, head: Any, batch: Mapping[str, torch.Tensor], choice: float = 0.0
+) -> tuple[torch.Tensor, int]:
     """Compute the loss of a batch, summed over its trained tokens.
 
     Args:
         model: Takes ``input_ids`` and ``attention_mask`` and returns logits.
         head: Its output head.
         batch: As `dataset.collate` makes it.
+        choice: Weight of `choice_loss`; the batch must hold choices then.
 
     Returns:
         Summed cross-entropy in nats (fp32) and the number of trained tokens.
@@ -56,10 +60,12 @@ def summed_loss(model: Any, head: torch.nn.Module, batch: Mapping[str, torch.Ten
     # Position i predicts the token at i + 1.
     targets = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE)
     kept = targets != IGNORE
-    with _head_at(head, kept) as calls:
+    with _head_at(head, kept) as seen:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    chosen = logits[0] if calls else logits[kept]
+    chosen = logits[0] if seen else logits[kept]
     loss = torch.nn.functional.cross_entropy(chosen.float(), targets[kept], reduction="sum")
+    if choice:
+        loss = loss + choice * choice_loss(seen[0], head.weight, head.bias, batch)
     return loss, int(kept.sum())
 
 
@@ -83,9 +89,13 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         self.exam: Exam | None = None
         self.pop_callback(PrinterCallback)
 
-    def summed_loss(self, model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+    def summed_loss(
+        self, model: Any, batch: Mapping[str, torch.Tensor], choice: float = 0.0
+    ) -> tuple[torch.Tensor, int]:
         """Compute summed loss and number of trained tokens of a batch on the path of the run."""
-        return self.fast.loss(model, batch) if self.fast and self.fast.inside else summed_loss(model, self.head, batch)
+        if self.fast and self.fast.inside:
+            return self.fast.loss(model, batch, choice)
+        return summed_loss(model, self.head, batch, choice)
 
     def compute_loss(
         self,
@@ -95,7 +105,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Return the share of this batch in the mean loss of the step."""
-        total, count = self.summed_loss(model, inputs)
+        total, count = self.summed_loss(model, inputs, choices.WEIGHT)
         rows = [self.train_dataset.rows[index] for index in inputs["rows"].tolist()]
         guards.check_loss(total.detach(), rows, self.state.global_step + 1)
         self.tokens += int(inputs["attention_mask"].sum())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from actune.base.rates import onednn_fp32
+from actune.tune.choices import choice_loss
 from actune.tune.fast import attention, blocks, head, linear, norm
 from actune.tune.fast.pack import Pack, pack
 
@@ -83,12 +84,13 @@ class FastPath:
             del module.forward
         self.replaced.clear()
 
-    def loss(self, model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+    def loss(self, model: Any, batch: Mapping[str, torch.Tensor], choice: float = 0.0) -> tuple[torch.Tensor, int]:
         """Compute the loss of a batch as `trainer.summed_loss` does.
 
         Args:
             model: The model, perhaps wrapped for several processes.
             batch: As `dataset.collate` makes it.
+            choice: Weight of `choice_loss`; the batch must hold choices then.
 
         Raises:
             CannotPack: The architecture does not fit.
@@ -100,6 +102,8 @@ class FastPath:
             total = head.summed_cross_entropy(seen[0], self.head.weight, self.head.bias, rows.targets)
         else:
             total = torch.nn.functional.cross_entropy(output.logits[0].float(), rows.targets, reduction="sum")
+        if choice:
+            total = total + choice * choice_loss(seen[0], self.head.weight, self.head.bias, batch)
         return total, len(rows.targets)
 
     def _run(self, model: Any, rows: Pack, **more: Any) -> Any:
