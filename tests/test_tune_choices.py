@@ -86,7 +86,7 @@ def test_both_paths_add_it_to_the_cross_entropy(tiny_base: Path, fast: bool) -> 
     batch = collate([data[place] for place in range(6)])
     model = add_lora(AutoModelForCausalLM.from_pretrained(tiny_base), settle(TrainOptions()))
     head = model.get_output_embeddings()
-    with FastPath(model, dropout=0.0, chunked=True) if fast else nullcontext() as path:
+    with FastPath(model, chunked=True) if fast else nullcontext() as path:
 
         def loss(weight: float) -> float:
             return float(
