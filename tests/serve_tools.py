@@ -66,7 +66,7 @@ class FakeActor:
         self.batches: list[FakeBatch] = []
         self.asked: list[tuple] = []
         self._script = script if callable(script) else lambda request: script
-        self._pause = pause
+        self._pause, self.tuned = pause, True
         self.engine = SimpleNamespace(batch=self._batch, context=context)
 
     def _batch(self) -> FakeBatch:

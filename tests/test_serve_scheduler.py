@@ -199,11 +199,11 @@ def test_forced_answer_asks_the_engine_to_begin_with_an_action():
 
     async def main() -> None:
         async with scheduler(actor) as served:
-            for force in (True, False):
+            for actor.tuned, force in ((True, True), (True, False), (False, True)):
                 await (await served.ask(Asked("?", ("a",), force=force))).whole()
 
     run(main())
-    assert [request.acting and request.acting.bias for request in seen] == [FORCE, None]
+    assert [request.acting and request.acting.bias for request in seen] == [FORCE, None, None]
 
 
 def test_engine_may_say_that_an_answer_has_ended():

@@ -62,6 +62,11 @@ class Actor:
         return self.engine.supports.losses(self.acting is not None and not self.acting.neutral)
 
     @property
+    def tuned(self) -> bool:
+        """Whether it learned to act: its prompt is a run's."""
+        return self._fmt is not None
+
+    @property
     def local(self) -> LocalEngine:
         """The engine, where the model itself is needed.
 

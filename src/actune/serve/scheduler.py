@@ -1,6 +1,6 @@
 """The scheduler: one thread runs an engine's batch; answers join and leave it between two steps.
 
-What it needs of an actor, whatever the engine: ``request(...)`` and ``reader(names)`` as `Actor` has them,
+What it needs of an actor, whatever the engine: ``request(...)``, ``reader(names)`` and ``tuned`` as `Actor` has them,
 ``engine.context``, and ``engine.batch()`` (see `engine.protocol`).
 """
 
@@ -154,7 +154,9 @@ class Scheduler:
             asked.top_p,
             asked.seed,
         )
-        acting = replace(request.acting or Acting(), bias=FORCE) if asked.force else request.acting
+        # An untuned base would write `<` for ever: it never learned what comes after it.
+        force = asked.force and self._actor.tuned
+        acting = replace(request.acting or Acting(), bias=FORCE) if force else request.acting
         return replace(request, acting=acting, watch=watch)
 
     def _run(self) -> None:
