@@ -148,6 +148,11 @@ def test_a_burst_of_prompts_does_not_stop_a_row_that_speaks(engine):
     assert steps == 2
 
 
+def bytes_of_a_position(engine: LocalEngine) -> int:
+    config = engine.model.config
+    return config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4
+
+
 def test_the_prefix_store_changes_no_text_and_saves_the_reading(engine):
     if not engine.joinable:
         pytest.skip("nothing is kept of recurrent layers")
@@ -161,8 +166,9 @@ def test_the_prefix_store_changes_no_text_and_saves_the_reading(engine):
     forward = fresh.forward
     fresh.forward = lambda ids, *rest: read.append(ids.shape[1]) or forward(ids, *rest)
     assert [fresh.generate([request])[0] for request in requests] == wanted
-    # The last two prompts are known but for their last token, as if they were a step.
-    assert [count for count in read if count > 1] == [62, *[2] * 7]
+    # All but one token of the last but one is known: that reading looks like a step.
+    assert [count for count in read if count > 1] == [62, *[2] * 7, 3]
+    assert fresh.prefixes.size == 62 * bytes_of_a_position(fresh), "the list is kept once, not with each question"
     assert bare.prefixes.size == 0
 
 
@@ -179,5 +185,5 @@ def test_the_prefix_store_is_bounded_and_forgets_the_oldest():
         engine.generate([Request(prompt, None, 1)])
     assert engine.prefixes.size == 3 * 100 * 256
     assert [engine.prefixes.find(prompt)[1] for prompt in prompts[:5]] == [99, 0, 0, 99, 99]
-    engine.generate([Request([*prompts[0], 5], None, 1)])
-    assert engine.prefixes.size == 301 * 256, "a longer prompt takes the place of its beginning"
+    engine.generate([Request([*prompts[0], *range(40)], None, 1)])
+    assert engine.prefixes.size == 340 * 256, "a longer prompt takes the place of its beginning"

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.cache_utils import Cache
 
+# New tokens for which a prompt is kept beside the one that it begins like: a list is kept once, not with each question.
+WORTH_KEEPING = 32
+
 
 @dataclass(frozen=True)
 class Request:
@@ -139,7 +142,7 @@ class LocalEngine:
         cache = seeded(layers, known) if self.joinable else DynamicCache(config=self.model.config)
         # One row alone has no padding: transformers can take its quickest way.
         logits = self.forward(ids, ids.new_ones(1, len(prompt)), positions, cache)[0]
-        if self.joinable:
+        if self.joinable and (known == 0 or len(prompt) - known >= WORTH_KEEPING):
             self.prefixes.keep(prompt, kept(cache))
         return logits, cache, len(prompt) - known
 

@@ -33,7 +33,7 @@ CONTRASTS = (0.0, 0.5, 1.0)
 # Values tried of a threshold: so many, spread over those at which some row's answer changes.
 SPREAD = 4
 # Answers written for each row at most, on average: what calibration costs is bounded by that, and by `MOST_TOKENS`.
-WRITTEN = 12
+WRITTEN = 6
 
 
 @dataclass
