@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from actune.evaluate.general import questions
 from actune.evaluate.likelihood import Text, divergence_parts, reference_parts
 from actune.evaluate.report import ALL_METRICS
 from actune.evaluate.systems import System, base_within, load_systems
+from actune.export.merge import merge
 from actune.prompt_format import language_of
 from actune.say import How
 from actune.script.events import write
@@ -182,16 +182,13 @@ def test_a_second_run_is_named_after_its_folder(run: Path, choices: Path, tmp_pa
 def test_a_merged_folder_scores_as_its_run_does_and_finds_its_base(
     report: dict[str, Any], run: Path, choices: Path, tmp_path: Path
 ) -> None:
-    actor = load_actor(run)
-    actor.engine.model.save_pretrained(tmp_path / "merged")
-    actor.tokenizer.save_pretrained(tmp_path / "merged")
-    shutil.copy(run / "actune.json", tmp_path / "merged")
+    assert merge(run, out=tmp_path / "merged") == 0
     data = [run.parent / "rows.csv", choices]
     assert evaluate(str(tmp_path / "merged"), data, against="base", out=tmp_path / "out", how=HOW) == 0
     result = report_of(tmp_path / "out")
     for one, other in zip(result["rows"], report["rows"], strict=True):
         assert one["answers"] == {name: other["answers"][name] for name in ("tuned", "base")}
-    assert result["about"]["seen"] == {"asked": True, "rows": None}
+    assert result["about"]["seen"] == report["about"]["seen"]
     kept = result["forgetting"]["tuned"]["value"]
     assert kept == pytest.approx(report["forgetting"]["tuned"]["value"], rel=1e-3)
     assert kept > 0.01

@@ -13,6 +13,7 @@ import torch
 from actune.base.chat_templates import chat_template
 from actune.prompt_format import SLOT
 from actune.tune.run import PARITY, VALID, Manifest, write_whole
+from actune.tune.seen import SEEN
 
 # Parts of file names under which bases keep their terms.
 _TERMS = ("license", "licence", "notice", "terms", "policy")
@@ -70,7 +71,7 @@ def write_rest(run: Path, base: Path, out: Path, manifest: Manifest, tokenizer: 
         # Other programs know only the tokenizer's.
         tokenizer.chat_template = chat_template(name)
     tokenizer.save_pretrained(out)
-    for file in (run / PARITY, run / VALID):
+    for file in (run / PARITY, run / VALID, run / SEEN):
         if file.is_file():
             shutil.copyfile(file, out / file.name)
     for file in base.iterdir():
