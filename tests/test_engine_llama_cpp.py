@@ -42,11 +42,12 @@ def test_fifty_answers_hold_no_unlisted_action(engine) -> None:
     actor, free = Actor(engine), Actor(engine, free=True)
     acts, kinds, wild = 0, set(), 0
     for turn in range(50):
-        how = {"max_tokens": 48, "temperature": 1.0, "seed": turn}
+        how = {"max_tokens": 32, "temperature": 1.0, "seed": turn}
         events = written(actor, turn, **how)
         acts += sum(isinstance(event, Act) for event in events)
         kinds |= {event.kind for event in events if isinstance(event, Fault)}
-        wild += any(isinstance(event, Fault) and event.kind != "unclosed" for event in written(free, turn, **how))
+        if turn % 5 == 2:  # the wish for a tag that is not listed
+            wild += any(isinstance(event, Fault) and event.kind != "unclosed" for event in written(free, turn, **how))
     # A tag that the budget cuts off is not closed by llama.cpp; it is dropped.
     assert kinds <= {"unclosed"}
     assert acts > 0

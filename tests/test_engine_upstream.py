@@ -68,6 +68,16 @@ def test_vllm_that_refuses_the_structural_tag_gets_lark_from_then_on():
         assert asked[1]["structured_outputs"]["grammar"] == lark(NAMES)
 
 
+def test_a_request_that_is_refused_for_itself_changes_nothing_for_the_next():
+    plan = Plan("vllm", refuses="prompt")
+    with actor_on(plan) as (actor, asked):
+        with pytest.raises(UserError, match="HTTP 400"):
+            said(actor)
+        plan.refuses = ""
+        said(actor)
+        assert list(asked[-1]["structured_outputs"]) == ["structural_tag"]
+
+
 def test_llama_server_gets_gbnf():
     with actor_on(Plan("llamacpp")) as (actor, asked):
         said(actor)

@@ -82,18 +82,20 @@ class Upstream:
             EngineError: The server failed in the middle of the answer.
             UserError: It cannot be reached, or refuses the request.
         """
-        constrained = request.names is not None
-        while True:
-            forms = self._constraints if constrained else ()
+        forms = self._constraints if request.names is not None else ()
+        refusals: list[Refused] = []
+        for place, form in enumerate(forms or (None,)):
             try:
-                yield from self._stream(request, forms[0] if forms else None)
-                return
+                yield from self._stream(request, form)
             except Refused as error:
-                if error.status not in _UNKNOWN or len(forms) < 2:
-                    raise self._refusal(error) from error
-                # A server takes a form or not; another thread may have seen it already.
-                if self._constraints == forms:
-                    self._constraints = forms[1:]
+                refusals.append(error)
+                if error.status not in _UNKNOWN:
+                    break
+            else:
+                # What it took once it takes again. (What it refused may have had another reason.)
+                self._constraints = forms[place:] or self._constraints
+                return
+        raise self._refusal(refusals[0]) from refusals[0]
 
     def _stream(self, request: Request, constraint: Constraint | None) -> Iterator[Token]:
         sampling = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
