@@ -42,6 +42,23 @@ def test_every_action_of_the_examples_and_the_demo_has_a_picture(lang):
     assert [name for name in sorted(names) if look(staging, name) is None] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("换衣服-围裙", "set", {"wear": "apron", "cloth": "#e4572e"}),
+        ("换衣服-裙子", "set", {"wear": "dress", "cloth": "#d8437f"}),
+        ("wear-swimsuit", "set", {"wear": "sport", "cloth": "#2f7fd0"}),
+        ("灯光-关闭", "set", {"light": "off"}),
+        ("音乐-切歌", "prop", {"name": "remote"}),
+        ("音乐-舞曲", "motion", "dance"),
+        ("杯子-倒酒", "prop", {"name": "bottle"}),
+        ("fruit-slice apples", "motion", "chop"),
+    ],
+)
+def test_names_that_two_patterns_fit_get_the_right_one(name, key, value):
+    assert look(read_staging(), name)[key] == value
+
+
 def test_the_scenes_are_the_demos_questions():
     scenes = [(scene["lang"], scene["ask"], tuple(scene["actions"])) for scene in read_staging().scenes]
     assert sorted(scenes) == sorted((lang, *one) for lang, ones in QUESTIONS.items() for one in ones)

@@ -15,7 +15,7 @@ def stage(*, replay: Path = SHIPPED, stage: Path | None = None, port: int = 8766
     """Open the stage without a model: a puppet performs recorded answers, until Ctrl-C.
 
     Args:
-        replay: A recording: what the stage saved, or `actune say --json` printed; one of ours if left out.
+        replay: A recording: what the stage saved, or `actune say --json` printed; ours, written by hand, if left out.
         stage: A stage.yaml that says how actions are shown.
         port: Port to listen at, on this machine only; 0 takes a free one.
 

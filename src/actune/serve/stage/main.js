@@ -45,6 +45,7 @@ async function begin() {
   page.setting = set;
   page.make = () => new Actor({ wardrobe: things, mapping: set.mapping, still, voice: voiceOn, live });
   find("replay-badge").hidden = !set.replay;
+  find("replay-who").textContent = page.names.join(", ");
   find("voice").hidden = !("speechSynthesis" in window);
   page.chosen = page.names[0];
   fresh();
@@ -192,6 +193,9 @@ find("ask").addEventListener("submit", (event) => {
   const question = find("question").value.trim();
   if (!question || !page.setting) return;
   find("question").value = "";
+  // A recorded answer goes with the list that was recorded.
+  const scene = page.setting.replay && page.setting.scenes.find((one) => one.ask === question);
+  if (scene) offer.set(scene.actions);
   put(question);
 });
 find("stop").addEventListener("click", stop);
