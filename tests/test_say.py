@@ -100,7 +100,7 @@ def test_chat_ends_with_its_input(actor, monkeypatch):
 def test_survives_a_gbk_terminal(flags):
     code = (
         "from actune import say\nfrom actune.script.events import *\n"
-        "class A:\n    def events(self, *a): return iter([Say('好😀'), Act('做饭'), Done()])\n"
+        "class A:\n    dropped = {}\n    def events(self, *a): return iter([Say('好😀'), Act('做饭'), Done()])\n"
         f"say.load = lambda *a: A()\nraise SystemExit(say.say('R', 'q', {flags}))"
     )
     env = {"PYTHONIOENCODING": "gbk", "PATH": "/usr/bin", "LANG": "C.UTF-8"}

@@ -30,6 +30,13 @@ def test_run_is_known_by_its_folder(run):
     assert (defaults.max_tokens, defaults.temperature) == (7, 0.5)
 
 
+def test_dropped_tags_are_told(run):
+    made = house(run)
+    [scheduler] = made.models.values()
+    scheduler._actor.dropped["unlisted"] += 3
+    assert b"actune_dropped_tags 3.0" in made.metrics.text()
+
+
 def test_base_stands_beside_the_run_and_answers_otherwise(run):
     made = house(run, compare=True)
     assert list(made.models) == ["run", "base"]
