@@ -103,7 +103,7 @@ def test_killed_three_times_it_ends_to_the_bit_where_an_undisturbed_run_ends(
     assert read_metrics(run) == log
     assert len(read_metrics(run, SAMPLES)) == 3 * sum("eval_f1" in line for line in log)
     steps = [line["step"] for line in read_metrics(run) if "loss" in line]
-    assert steps == list(range(1, STEPS + 1))
+    assert steps == list(range(1, log[-1]["step"] + 1))  # the run may end before `STEPS`
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_changes_nothing(
