@@ -52,7 +52,8 @@ def compare_looks(file: Path, actor: Actor, wanted: Look, rows: Sequence[Row]) -
         ours = wanted.greedy[len(greedy)]
         greedy.append(ours if _parts_at_a_tie(actor, ids, ours, tokens) else tokens)
         answer = prompt.answer_ids(actor.tokenizer, fmt, row.script)[:ANSWER]
-        pairs = [_likeliest(client, [*ids, *answer[:at]], target[at]) for at in range(len(answer))]
+        stop = min(wanted.stops)
+        pairs = [_likeliest(client, [*ids, *answer[:at]], target[at], stop) for at in range(len(answer))]
         logits.append(torch.stack([ours for ours, _ in pairs]))
         seen.append(torch.stack([theirs for _, theirs in pairs]))
     stops = frozenset(id for id in wanted.stops if _ends(client, wanted.prompts[0], id))
@@ -105,9 +106,12 @@ def _tokens(client: Client, text: str) -> list[int]:
     return list(client.ask("/tokenize", options)["tokens"])
 
 
-def _likeliest(client: Client, ids: list[int], wanted: Tensor) -> tuple[Tensor, Tensor]:
+def _likeliest(client: Client, ids: list[int], wanted: Tensor, stop: int) -> tuple[Tensor, Tensor]:
     """Return the log-likelihoods of what llama.cpp likes best, and of the rest, both ways [LIKELIEST + 1]."""
     options = {"prompt": ids, "n_predict": 1, "temperature": 0, "n_probs": LIKELIEST, "cache_prompt": True}
+    # A token that ends within a character would be held back with its likelihoods. A stop is whole; what is told are
+    # the model's own likelihoods, before any bias.
+    options["logit_bias"] = [[stop, 1000.0]]
     told: list[dict[str, Any]] = client.ask("/completion", options)["completion_probabilities"][0]["top_logprobs"]
     places = torch.tensor([token["id"] for token in told])
     theirs = torch.tensor([token["logprob"] for token in told])
