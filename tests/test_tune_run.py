@@ -24,7 +24,8 @@ from actune.tune.run import (
 )
 from conftest import make_rows
 
-KEYS = ["format", "base", "prompt", "recipe", "options", "data", "probe", "practice", "best", "acting", "versions"]
+KEYS = ["format", "base", "prompt", "recipe", "options", "data", "probe", "practice", "best", "acting", "merged"]
+KEYS.append("versions")
 
 
 @pytest.fixture

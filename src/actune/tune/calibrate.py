@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from actune import prompt
+from actune.data.augment import all_actions
 from actune.data.rows import Row
 from actune.engine.local import LocalEngine, Request
 from actune.errors import either
@@ -20,10 +20,14 @@ from actune.script.score import Outcome, measure
 from actune.tune.encode import encode
 from actune.tune.exam import MOST_ROWS, MOST_TOKENS, Answer
 
-log = logging.getLogger(__name__)
 # With fewer rows the best of many numbers is the luckiest.
-LEAST_ROWS = 8
-NONE_RIGHT = 0.7
+LEAST_ROWS = 16
+# Rows without an action that shall be left alone, and what each part less costs in f1. A price and not a bound: a model
+# that cannot tell when to act would otherwise be made to act never.
+NONE_RIGHT, PRICE = 0.7, 0.5
+# Better than the model left alone on every run measured: small models act again and again once they act, and the wish
+# to repeat says that the acting is over.
+START = Acting(repeats=False)
 # What is this much better in f1 is worth a number; less is chance, and the simpler numbers are kept.
 WORTH = 0.01
 
@@ -80,20 +84,17 @@ class _Search:
         self.scores(near)
         return [trace for one in self.asked if (trace := one.trace(near)) is not None]
 
-    def worth(self, acting: Acting) -> tuple[float, float]:
-        """Order numbers: enough rows without an action left alone, then f1."""
+    def worth(self, acting: Acting) -> float:
+        """Give numbers a worth: their f1, less the price of acting where nothing is wanted."""
         scores = self.scores(acting)
         none_right, f1 = scores["none_right"], scores["f1"]
-        return min(NONE_RIGHT, 1.0 if none_right is None else none_right), f1 or 0.0
+        return (f1 or 0.0) - PRICE * max(0.0, NONE_RIGHT - (NONE_RIGHT if none_right is None else none_right))
 
     def best(self, start: Acting, others: Iterable[Acting]) -> Acting:
         """Take the best; a later one only if it is worth it."""
         best = start
         for acting in others:
-            if not self._affords(acting):
-                continue
-            (enough, f1), (enough_now, f1_now) = self.worth(acting), self.worth(best)
-            if enough > enough_now or (enough == enough_now and f1 > f1_now + WORTH):
+            if self._affords(acting) and self.worth(acting) > self.worth(best) + WORTH:
                 best = acting
         return best
 
@@ -119,7 +120,7 @@ class _Search:
 
 
 def calibrate(engine: LocalEngine, fmt: PromptFormat, rows: Sequence[Row]) -> tuple[Acting, dict[str, Any]]:
-    """Find the numbers with the best f1 among those that leave enough rows without an action alone.
+    """Find the numbers with the best f1 that still leave rows without an action alone.
 
     One number after the other, each over its grid with the others held; greedy answers, at most `MOST_ROWS` rows. An
     answer is written again only for numbers under which it would be another one, and only as long as it acts; beyond
@@ -131,8 +132,8 @@ def calibrate(engine: LocalEngine, fmt: PromptFormat, rows: Sequence[Row]) -> tu
         rows: Validation rows with scripts; never those that are reported on.
 
     Returns:
-        The numbers, neutral with fewer than `LEAST_ROWS` rows, and what was tried: ``rows``, ``written`` (answers),
-        ``note``, ``neutral`` and ``chosen`` (scores), ``tried`` (numbers with f1 and none_right).
+        The numbers, `START` with fewer than `LEAST_ROWS` rows, and what was tried: ``rows``, ``written`` (answers),
+        ``note``, ``start`` and ``chosen`` (scores), ``tried`` (numbers with f1 and none_right).
     """
     kept = [row for row in rows if row.script]
     if len(kept) < LEAST_ROWS:
@@ -140,21 +141,22 @@ def calibrate(engine: LocalEngine, fmt: PromptFormat, rows: Sequence[Row]) -> tu
             f"{len(kept)} validation rows are too few (at least {LEAST_ROWS}) to set when and how to act",
             f"验证数据只有 {len(kept)} 行 (至少 {LEAST_ROWS} 行), 不足以校准何时行动",
         )
-        log.info(note)
-        return Acting(), {"rows": len(kept), "written": 0, "note": note, "tried": []}
+        return START, {"rows": len(kept), "written": 0, "note": note, "tried": []}
     asked = min(MOST_ROWS, len(kept))
     spread = [kept[place * len(kept) // asked] for place in range(asked)]
     search = _Search(engine, [_Asked(row, _request(engine, fmt, row)) for row in spread])
-    best = Acting()
-    for step in (_repeats, _choice, _threshold, _next, _contrast, _threshold):
+    best = START
+    for step in (_count, _choice, _threshold, _next, _contrast, _threshold):
         best = search.best(best, step(search, best))
     tried = [{**acting.to_dict(), **_brief(scores)} for acting, scores in search.tried.items()]
-    found = {"neutral": search.tried[Acting()], "chosen": search.tried[best], "tried": tried}
+    found = {"start": search.tried[START], "chosen": search.tried[best], "tried": tried}
     return best, {"rows": asked, "written": search.written, "note": "", **found}
 
 
-def _repeats(search: _Search, acting: Acting) -> Iterator[Acting]:
-    yield from (replace(acting, repeats=repeats, most=most) for repeats in (False, True) for most in MOSTS)
+def _count(search: _Search, acting: Acting) -> Iterator[Acting]:
+    twice = any(len(set(names)) < len(names) for names in (all_actions(one.row) for one in search.asked))
+    # Whether an action may come twice is a question only to rows of which one does it.
+    yield from (replace(acting, repeats=repeats, most=most) for repeats in (False, *[True] * twice) for most in MOSTS)
 
 
 def _choice(search: _Search, acting: Acting) -> Iterator[Acting]:

@@ -135,11 +135,14 @@ def tell(console: Console, best: dict[str, Any], valid: int, acting: Acting, fou
     if acting.neutral:
         return
     numbers = ", ".join(f"{key} {value}" for key, value in acting.to_dict().items() if value != NEUTRAL[key])
-    score = " -> ".join(_brief(found[name]) for name in ("neutral", "chosen"))
-    line = either(
-        f"acting: {numbers} (on {found['rows']} rows that were not trained on: {score})",
-        f"行动校准: {numbers} (在未训练的 {found['rows']} 行上: {score})",
-    )
+    if found["note"]:
+        line = f"acting: {numbers}; {found['note']}"
+    else:
+        score = " -> ".join(_brief(found[name]) for name in ("start", "chosen"))
+        line = either(
+            f"acting: {numbers} (on {found['rows']} rows that were not trained on: {score})",
+            f"行动校准: {numbers} (在未训练的 {found['rows']} 行上: {score})",
+        )
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
