@@ -37,7 +37,7 @@ def compare_looks(file: Path, actor: Actor, wanted: Look, rows: Sequence[Row]) -
         `wanted` and the file's look, both with logits over what llama.cpp tells: its likeliest tokens and the rest.
     """
     _server, client = _start(file, max(map(len, wanted.prompts)) + 1024)
-    prompts, templated, logits, seen = [], [], [], []
+    prompts, templated, logits, seen, best = [], [], [], [], []
     greedy: list[list[int]] = []
     for row, ids, target in zip(rows, wanted.prompts, wanted.logits, strict=True):
         fmt = actor.format_for(row.question, row.history)
@@ -54,11 +54,13 @@ def compare_looks(file: Path, actor: Actor, wanted: Look, rows: Sequence[Row]) -
         answer = prompt.answer_ids(actor.tokenizer, fmt, row.script)[:ANSWER]
         stop = min(wanted.stops)
         pairs = [_likeliest(client, [*ids, *answer[:at]], target[at], stop) for at in range(len(answer))]
-        logits.append(torch.stack([ours for ours, _ in pairs]))
-        seen.append(torch.stack([theirs for _, theirs in pairs]))
+        logits.append(torch.stack([ours for ours, _, _ in pairs]))
+        seen.append(torch.stack([theirs for _, theirs, _ in pairs]))
+        best.append(torch.tensor([liked for _, _, liked in pairs]))
     stops = frozenset(id for id in wanted.stops if _ends(client, wanted.prompts[0], id))
     del _server
-    return replace(wanted, logits=logits), Look(prompts, templated, stops, seen, greedy)
+    first = [liked[:ANSWER] for liked in wanted.best]
+    return replace(wanted, logits=logits, best=first), Look(prompts, templated, stops, seen, best, greedy)
 
 
 def _parts_at_a_tie(actor: Actor, prompt: list[int], ours: list[int], theirs: list[int]) -> bool:
@@ -106,8 +108,8 @@ def _tokens(client: Client, text: str) -> list[int]:
     return list(client.ask("/tokenize", options)["tokens"])
 
 
-def _likeliest(client: Client, ids: list[int], wanted: Tensor, stop: int) -> tuple[Tensor, Tensor]:
-    """Return the log-likelihoods of what llama.cpp likes best, and of the rest, both ways [LIKELIEST + 1]."""
+def _likeliest(client: Client, ids: list[int], wanted: Tensor, stop: int) -> tuple[Tensor, Tensor, int]:
+    """Return log-likelihoods of what llama.cpp likes best and of the rest, ours and its own, and its best token."""
     options = {"prompt": ids, "n_predict": 1, "temperature": 0, "n_probs": LIKELIEST, "cache_prompt": True}
     # A token that ends within a character would be held back with its likelihoods. A stop is whole; what is told are
     # the model's own likelihoods, before any bias.
@@ -115,7 +117,7 @@ def _likeliest(client: Client, ids: list[int], wanted: Tensor, stop: int) -> tup
     told: list[dict[str, Any]] = client.ask("/completion", options)["completion_probabilities"][0]["top_logprobs"]
     places = torch.tensor([token["id"] for token in told])
     theirs = torch.tensor([token["logprob"] for token in told])
-    return _with_rest(torch.log_softmax(wanted, -1)[places]), _with_rest(theirs)
+    return _with_rest(torch.log_softmax(wanted, -1)[places]), _with_rest(theirs), int(told[0]["id"])
 
 
 def _with_rest(logs: Tensor) -> Tensor:
