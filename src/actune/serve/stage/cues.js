@@ -57,6 +57,7 @@ export class Cues {
     const said = document.createElement("b");
     said.textContent = row.said;
     row.what.replaceChildren(said, row.text.slice(row.said.length));
+    row.element.hidden = row.type === "text" && !row.text.trim();
     this.#draw();
   }
 
