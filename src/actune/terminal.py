@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 
 
@@ -11,3 +12,5 @@ def survive() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # peft imports bitsandbytes if it is there, and that warns of a kernel on a hub; nobody can act on it here.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

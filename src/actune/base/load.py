@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from actune.base.quantize import check_quantize, device_map, disarm, is_quantized, quantization_config
 from actune.errors import UserError, either
@@ -105,6 +106,7 @@ def load_model(
     Raises:
         UserError: A wrong device, dtype or quantisation, or a folder that transformers cannot load.
     """
+    disable_progress_bar()  # of loading weights, which takes a second
     where = pick_device(device)
     kind = pick_dtype(where, dtype)
     options: dict[str, Any] = {"dtype": kind, "use_safetensors": True}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -73,8 +72,6 @@ def quantization_config(kind: str, dtype: torch.dtype) -> Any:
     """
     from transformers import BitsAndBytesConfig
 
-    # It warns of each cast and of a kernel it looks for on a hub; nobody can act on that here.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if kind == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

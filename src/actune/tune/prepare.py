@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from actune.base.load import load_model, load_tokenizer
 from actune.base.rates import cpu_kind
@@ -68,7 +67,6 @@ def prepare(
     Raises:
         UserError: A row cannot be trained on, or the resumed run would be another one.
     """
-    disable_progress_bar()  # of loading weights, which takes a second; the training has its own
     _refuse_choice_rows(rows)
     if previous is not None:
         check_same(previous, settings.to_dict(), rows_hash(rows), source.sha256)
