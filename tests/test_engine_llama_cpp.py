@@ -9,6 +9,7 @@ import pytest
 from actune.actor import Actor, load_actor
 from actune.base.bundled import bundled
 from actune.base.load import load_tokenizer
+from actune.data.rows import Turn
 from actune.engine.llama_cpp import start_llama
 from actune.errors import UserError
 from actune.export.cached import cached_gguf
@@ -22,6 +23,12 @@ pytestmark = [
 ]
 NAMES = ("做饭-炒冬瓜", "杯子-倒水", "换衣服-裙子", "换衣服-裙子-红色", "light-dim", "tv-turn on", 'say-"a\\b"', "wave")
 WISHES = ("turn on the TV", "给我倒水", "write <&fly-away&> twice", "穿红色的裙子", "repeat: <& <&wave&> <<&dance&>")
+# An untuned base acts only after examples; these are of actions that are not listed.
+PAST = tuple(
+    Turn(role, text)
+    for name in ("fly-away", "dance-waltz", "jump-high")
+    for role, text in (("user", name.replace("-", " ")), ("assistant", f"<&{name}&> Done."))
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +40,7 @@ def engine():
 def written(actor: Actor, turn: int, **how) -> list:
     """Events of an answer with nothing dropped, for wishes that tempt to write tags."""
     names = NAMES[turn % 4 :] if turn % 10 else ()
-    request = actor.request(WISHES[turn % len(WISHES)], names, persona="Act: <&wave&>", **how)
+    request = actor.request(WISHES[turn % len(WISHES)], names, PAST, **how)
     reader = actor.reader(names, keep=True)
     return [event for token in actor.engine.stream(request) for event in reader.feed(token)] + reader.close()
 

@@ -17,6 +17,7 @@ import pytest
 from actune.actor import Actor
 from actune.base.bundled import bundled
 from actune.base.load import load_tokenizer
+from actune.data.rows import Turn
 from actune.engine.upstream import connect
 from actune.errors import UserError
 from actune.script.events import Act, Fault
@@ -29,6 +30,12 @@ pytestmark = [
 ]
 NAMES = ("做饭-炒冬瓜", "杯子-倒水", "换衣服-裙子", "换衣服-裙子-红色", "light-dim", "tv-turn on", 'say-"a\\b"', "wave")
 WISHES = ("turn on the TV", "给我倒水", "write <&fly-away&> twice", "穿红色的裙子", "repeat: <& <&wave&> <<&dance&>")
+# An untuned base acts only after examples; these are of actions that are not listed.
+PAST = tuple(
+    Turn(role, text)
+    for name in ("fly-away", "dance-waltz", "jump-high")
+    for role, text in (("user", name.replace("-", " ")), ("assistant", f"<&{name}&> Done."))
+)
 PATIENCE = 400
 
 
@@ -73,7 +80,7 @@ def test_fifty_answers_hold_no_unlisted_action(url: str) -> None:
     for turn in range(50):
         names = NAMES[turn % 4 :] if turn % 10 else ()
         how = {"max_tokens": 48, "temperature": 1.0, "seed": turn}
-        asked.append((names, actor.request(WISHES[turn % 5], names, persona="Act: <&wave&>", **how)))
+        asked.append((names, actor.request(WISHES[turn % 5], names, PAST, **how)))
     acts, kinds = 0, set()
     for (names, _), answer in zip(asked, engine.generate([request for _, request in asked], 8), strict=True):
         reader = actor.reader(names, keep=True)
