@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,10 @@ def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
         practice.load_into(model, start)
     if settings.recipe != practice.SETTINGS.recipe:
         practice.tell(console, start, settings, prepared.manifest.base["id"])
-    prepared = settled(prepared, model)
+    need = 0
+    if settings.checkpointing:
+        need = plan.make_plan(prepared.train, valid, replace(settings, checkpointing=False), model).bytes
+    prepared = settled(prepared, model, need)
     if main and new:
         prepare.write_start(out, prepared)
     if main:
@@ -175,7 +179,7 @@ def _train(prepared: Any, model: Any, size: Any, newest: Path | None, out: Path,
     from actune.tune import metrics, resume
     from actune.tune.callbacks import Bar, FirstStep, Interrupt, RunFolder, StepSeed
     from actune.tune.exam import Exam
-    from actune.tune.fast.proof import path_of
+    from actune.tune.fast.proof import path_of, recomputed
     from actune.tune.trainer import make_trainer
 
     def over(step: int, history: Any) -> bool:
@@ -183,10 +187,10 @@ def _train(prepared: Any, model: Any, size: Any, newest: Path | None, out: Path,
 
     exam = Exam(model, prepared.valid) if prepared.valid else None
     bar = Bar(console, exam)
-    fast = path_of(prepared, model)
+    fast, settings = path_of(prepared, model), replace(prepared.settings, checkpointing=recomputed(prepared))
     with Interrupt() as interrupt, fast or nullcontext():
         hooks = [StepSeed(), FirstStep(), RunFolder(out, exam), interrupt, bar]
-        trainer = make_trainer(model, prepared.train, prepared.valid, prepared.settings, out, size.every, hooks, fast)
+        trainer = make_trainer(model, prepared.train, prepared.valid, settings, out, size.every, hooks, fast)
         trainer.exam, bar.trainer = exam, trainer
         # A run that was killed between its last checkpoint and its end has only the end to do.
         if newest and over(resume.step_of(newest), resume.history(newest)):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import psutil
 import torch
 
 from actune.base.rates import rates
@@ -25,6 +26,8 @@ ROWS = 2
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2.5e-1}
 # chunked, blocks, onednn: the quickest first.
 TRIES = ((True, True, True), (True, True, False), (False, True, False), (True, False, False), (False, False, False))
+# Share of the free memory that a training may plan with.
+SPARE = 0.6
 # A route that is hardly quicker is no gain, only another way for results to differ.
 WORTH = 1.15
 LOSS_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
@@ -39,6 +42,7 @@ class Choice:
         chunked: It computes the head itself, by chunks.
         blocks: It replaces whole blocks.
         onednn: It sends fp32 matrix products to oneDNN.
+        recompute: The recipe asks for recomputed layers, and memory does too.
         why: Why not the fast path, or not all of it.
     """
 
@@ -46,6 +50,7 @@ class Choice:
     chunked: bool = False
     blocks: bool = False
     onednn: bool = False
+    recompute: bool = True
     why: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,7 +78,7 @@ def choose(model: Any, rows: RowDataset, plain: bool) -> Choice:
                 continue
             problem = _problem(FastPath(model, chunked=chunked, blocks=blocks, onednn=onednn), batch, wanted)
             if not problem:
-                return Choice(True, chunked, blocks, onednn, why)
+                return Choice(True, chunked, blocks, onednn, why=why)
             why = why or problem
     log.warning(
         either(
@@ -144,12 +149,21 @@ def _problem(path: FastPath, batch: Mapping[str, torch.Tensor], wanted: tuple[fl
     return ""
 
 
-def settled(prepared: Any, model: Any) -> Any:
-    """Return a new run's preparation with the path it takes in its manifest; of a resumed run, the same."""
+def settled(prepared: Any, model: Any, need: int) -> Any:
+    """Return a new run's preparation with the path it takes in its manifest; of a resumed run, the same.
+
+    Args:
+        prepared: All that the training needs.
+        model: The base with its adapter, as the training begins with it.
+        need: Bytes that the training takes if nothing is computed twice.
+    """
     manifest, settings = prepared.manifest, prepared.settings
     if "path" in manifest.probe:
         return prepared
     choice = choose(model, prepared.train, settings.plain)
+    if choice.fast and model.device.type == "cpu":
+        # What computing twice would save must be needed: it costs a third more time.
+        choice = replace(choice, recompute=need > SPARE * psutil.virtual_memory().available)
     return replace(prepared, manifest=replace(manifest, probe=manifest.probe | {"path": choice.to_dict()}))
 
 
@@ -159,3 +173,8 @@ def path_of(prepared: Any, model: Any) -> FastPath | None:
     if not choice.fast:
         return None
     return FastPath(model, chunked=choice.chunked, blocks=choice.blocks, onednn=choice.onednn)
+
+
+def recomputed(prepared: Any) -> bool:
+    """Tell whether a run computes layers again in the backward pass to save memory."""
+    return bool(prepared.settings.checkpointing and prepared.manifest.probe.get("path", {}).get("recompute", True))
