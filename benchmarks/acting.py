@@ -215,9 +215,8 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     out = given.out / f"{Path(given.base).name}-{given.lang}"
     out.mkdir(parents=True, exist_ok=True)
-    run(
-        given, out, read(Path(__file__).parents[1] / "examples" / f"actions_{given.lang}.csv", given.public, given.lang)
-    )
+    table = Path(__file__).parents[1] / "examples" / f"actions_{given.lang}.csv"
+    run(given, out, read(table, given.public, given.more, given.lang))
 
 
 def run(given: argparse.Namespace, out: Path, data: Data) -> None:
