@@ -214,7 +214,9 @@ def test_full_queue_says_when_to_come_back():
         server(FakeActor("x" * 4000, pause=0.002), max_batch=1, max_queue=1) as served,
         openai.OpenAI(base_url=f"{served.url}/v1", api_key="-", max_retries=0) as client,
     ):
-        streams = [ask(client, stream=True, max_tokens=4000) for _ in range(2)]
+        speaks = ask(client, stream=True, max_tokens=4000)
+        next(iter(speaks))  # it has left the queue, so there is room for one
+        streams = [speaks, ask(client, stream=True, max_tokens=4000)]
         with pytest.raises(openai.RateLimitError) as error:
             ask(client)
         assert int(error.value.response.headers["Retry-After"]) >= 1
