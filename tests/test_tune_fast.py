@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,9 @@ def test_outside_of_packs_the_model_is_what_it_was(tiny_tokenizer_folder: Path) 
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     with torch.no_grad():
         wanted = model(**inputs).logits
-        with FastPath(model):
+        with FastPath(model), warnings.catch_warnings():
+            # A cache under two names would be warned of at each layer of each step of an answer.
+            warnings.simplefilter("error", FutureWarning)
             inside = model(**inputs).logits
         after = model(**inputs).logits
     torch.testing.assert_close(inside, wanted, rtol=1e-4, atol=1e-5)

@@ -84,12 +84,12 @@ def attention(module: Any, heard: Heard) -> Callable[..., Any] | None:
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         attention_mask: Any = None,
-        past_key_values: Any = None,
         pack: Pack | None = None,
         **options: Any,
     ) -> Any:
         if pack is None or position_embeddings is None or not linear.ready(layers):
-            options |= {"attention_mask": attention_mask, "past_key_values": past_key_values, "pack": pack}
+            # The rest goes through as it came: transformers warns of a cache that is given under two names.
+            options |= {"attention_mask": attention_mask, "pack": pack}
             return whole(hidden_states, position_embeddings=position_embeddings, **options)
         parts = [part.unflatten(-1, (-1, size)) for part in linear.project(hidden_states, layers[:3])]  # type: ignore[no-untyped-call]
         for index, norm in enumerate(norms):
