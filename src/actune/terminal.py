@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import warnings
 
 
 def survive() -> None:
@@ -14,3 +15,5 @@ def survive() -> None:
             stream.reconfigure(errors="replace")
     # peft imports bitsandbytes if it is there, and that warns of a kernel on a hub; nobody can act on it here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # transformers 5.24 renames an argument that models with code of their own know by its old name only.
+    warnings.filterwarnings("ignore", message="`past_key_values` is deprecated", category=FutureWarning)
