@@ -51,9 +51,31 @@ def start_llama(file: Path, tokenizer: Any, stop_ids: Collection[int]) -> Upstre
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(file)
     params.n_parallel, params.n_ctx = SLOTS, SLOTS * LONGEST
     params.cache_ram_mib = _PREFIX_MB
+    fix = either("delete it and try again, or use --engine local", "删除后重试, 或用 --engine local")
+    server, key = open_server(file, params, fix)
+    return connect(server.listening_address, "", tokenizer, stop_ids, key=key, keeper=server)
+
+
+def open_server(file: Path, params: Any, fix: str, exit_code: int = 2) -> tuple[Any, str]:
+    """Load a GGUF file into a server of this process, on loopback and on a port of its own.
+
+    Args:
+        file: The model.
+        params: `xllamacpp.CommonParams` with what the caller wants apart from file, threads, address and key.
+        fix: What to do if llama.cpp cannot read the file.
+        exit_code: Of the error then.
+
+    Returns:
+        An `xllamacpp.Server`, which serves as long as it lives, and the key it asks for.
+
+    Raises:
+        UserError: llama.cpp cannot read the file.
+    """
+    import xllamacpp
+
+    params.model.path = str(file)
     # Whatever was set for torch (OMP_NUM_THREADS, a core mask) is meant for us, not for torch alone.
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
     # Another user of this machine must not speak through our server.
@@ -61,12 +83,7 @@ def start_llama(file: Path, tokenizer: Any, stop_ids: Collection[int]) -> Upstre
     params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
     params.verbosity, params.ui = 0, False
     try:
-        server = xllamacpp.Server(params)
+        return xllamacpp.Server(params), key
     except RuntimeError as error:
-        raise UserError(
-            str(file),
-            str(error),
-            either("a GGUF file that llama.cpp reads", "llama.cpp 可读取的 GGUF 文件"),
-            either("delete it and try again, or use --engine local", "删除后重试, 或用 --engine local"),
-        ) from error
-    return connect(server.listening_address, "", tokenizer, stop_ids, key=key, keeper=server)
+        wanted = either("a GGUF file that llama.cpp reads", "llama.cpp 可读取的 GGUF 文件")
+        raise UserError(str(file), str(error), wanted, fix, exit_code) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,9 @@ from torch import Tensor
 from actune import prompt
 from actune.actor import Actor
 from actune.data.rows import Row
+from actune.engine.llama_cpp import open_server
 from actune.engine.wire import Client
-from actune.errors import UserError, either
+from actune.errors import either
 from actune.export.parity import GREEDY_TOKENS, Look
 
 # Likelihoods come as JSON: the likeliest tokens, for the first tokens of an answer. The rest counts as one.
@@ -81,25 +81,11 @@ def _start(file: Path, context: int) -> tuple[object, Client]:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(file)
     params.n_parallel, params.n_ctx, params.warmup = 1, context, False
     # Keys and values in 16 bits, its default, would be a rounding of their own.
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
-    # Another user of this machine must not speak through it.
-    key = secrets.token_hex(16)
-    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
-    params.verbosity, params.ui = 0, False
-    try:
-        server = xllamacpp.Server(params)
-    except RuntimeError as error:
-        raise UserError(
-            str(file),
-            str(error),
-            either("a GGUF file that llama.cpp reads", "llama.cpp 可读取的 GGUF 文件"),
-            either("another --dtype, or --to vllm", "换一个 --dtype, 或用 --to vllm"),
-            exit_code=3,
-        ) from error
+    fix = either("another --dtype, or --to vllm", "换一个 --dtype, 或用 --to vllm")
+    server, key = open_server(file, params, fix, exit_code=3)
     return server, Client(server.listening_address, key)
 
 
