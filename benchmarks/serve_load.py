@@ -223,6 +223,8 @@ def main() -> None:
     parser.add_argument("--against", action="store_true")
     parser.add_argument("--only-throughput", action="store_true")
     wants = parser.parse_args()
+    if wants.requests < ROUNDS:
+        parser.error(f"--requests: at least {ROUNDS}, one for each round")
     command = [sys.executable, "-m", "actune", "serve", wants.model, "--port", "0", "--name", "it"]
     command += ["--dtype", wants.dtype, "--actions", "、".join(ACTIONS), "--timeout", "600"]
     process, url = start(command, r"(http://127\.0\.0\.1:\d+)")
@@ -238,6 +240,7 @@ def main() -> None:
         dtype = {"fp32": "float32", "bf16": "bfloat16"}[wants.dtype]
         command = [str(Path(sys.executable).with_name("transformers")), "serve", wants.model, "--port", "8991"]
         command += ["--host", "127.0.0.1", "--dtype", dtype, "--device", "cpu", "--continuous-batching"]
+        command += ["--log-level", "info"]  # else it does not say that it listens
         process, url = start(command, r"Uvicorn running on (http://\S+)")
         try:
             asyncio.run(throughput(url, wants.model, wants.clients, 2))

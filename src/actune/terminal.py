@@ -15,5 +15,7 @@ def survive() -> None:
             stream.reconfigure(errors="replace")
     # peft imports bitsandbytes if it is there, and that warns of a kernel on a hub; nobody can act on it here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # transformers 5.24 renames an argument that models with code of their own know by its old name only.
-    warnings.filterwarnings("ignore", message="`past_key_values` is deprecated", category=FutureWarning)
+    # transformers 5.24 renames an argument that models with code of their own know by its old name only; peft still
+    # reads an attribute that is renamed.
+    for old in ("past_key_values", "is_gradient_checkpointing"):
+        warnings.filterwarnings("ignore", message=f"`{old}` is deprecated", category=FutureWarning)

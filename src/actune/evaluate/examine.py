@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -55,20 +56,7 @@ def examine(
             for result in _results(system, cases, how, advance):
                 results[result.name] = result
     seen = read_seen_rows(run, cases)
-    whole = {
-        "actune": __version__,
-        **about,
-        "systems": {
-            system.name: {
-                "given": system.given,
-                "kind": system.kind,
-                "lost": system.actor.losses,
-                "dropped": dict(system.actor.dropped),
-            }
-            for system in systems
-        },
-        "seen": {"asked": systems[0].kind != "base", "rows": None if seen is None else sum(seen[0])},
-    }
+    whole = {**about, **_told(systems, seen)}
     for system in systems:
         tell_dropped(system.actor)
     trained = None if seen is None else seen[1]
@@ -77,10 +65,23 @@ def examine(
     return make_report(whole, cases, marks, [results[name] for name in names], forgot, how.seed)
 
 
+def _told(systems: Sequence[System], seen: tuple[list[bool], frozenset[str]] | None) -> dict[str, Any]:
+    """Say what was scored, for the report."""
+    told = {
+        system.name: {
+            "given": system.given,
+            "kind": system.kind,
+            "lost": system.actor.losses,
+            "dropped": dict(system.actor.dropped),
+        }
+        for system in systems
+    }
+    asked = {"asked": systems[0].kind != "base", "rows": None if seen is None else sum(seen[0])}
+    return {"actune": __version__, "systems": told, "seen": asked}
+
+
 def read_seen_rows(run: str, cases: Sequence[Case]) -> tuple[list[bool], frozenset[str]] | None:
     """Tell which cases a run was trained on, and the actions it was trained to do; None if it does not tell."""
-    from pathlib import Path
-
     seen = read_seen(Path(run)) if Path(run).is_dir() else None
     return None if seen is None else ([said_hash(case.row) in seen.rows for case in cases], seen.actions)
 

@@ -49,20 +49,7 @@ def merge_shards(base: Path, out: Path, frame: Frame, dtype: torch.dtype | None)
     """
     found: dict[str, list[str]] = {file.name: _keys(file) for file in shards_of(base)}
     names = {frame.name_of(key) for keys in found.values() for key in keys}
-    # One of the two shared names is in the files, or both are.
-    lost = set(frame.layers) - names - (frame.shared if frame.shared & names else set())
-    if lost:
-        raise UserError(
-            str(base),
-            either(
-                f"not in its files: {', '.join(sorted(lost)[:MOST_SHOWN])}",
-                f"文件中没有: {', '.join(sorted(lost)[:MOST_SHOWN])}",
-            ),
-            either("weights under the names that the model has", "与模型中名称一致的权重"),
-            either(
-                "save the base once with transformers' save_pretrained", "先用 transformers 的 save_pretrained 保存"
-            ),
-        )
+    _check_found(base, names, frame)
     written: dict[str, str] = {}
     size, kinds = 0, set()
     for name, keys in found.items():
@@ -82,6 +69,24 @@ def merge_shards(base: Path, out: Path, frame: Frame, dtype: torch.dtype | None)
         index = {"metadata": {"total_size": size}, "weight_map": written}
         (out / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return kinds
+
+
+def _check_found(base: Path, names: set[str], frame: Frame) -> None:
+    """Refuse files that lack a weight which the adapter changes."""
+    # One of the two shared names is in the files, or both are.
+    lost = set(frame.layers) - names - (frame.shared if frame.shared & names else set())
+    if lost:
+        raise UserError(
+            str(base),
+            either(
+                f"not in its files: {', '.join(sorted(lost)[:MOST_SHOWN])}",
+                f"文件中没有: {', '.join(sorted(lost)[:MOST_SHOWN])}",
+            ),
+            either("weights under the names that the model has", "与模型中名称一致的权重"),
+            either(
+                "save the base once with transformers' save_pretrained", "先用 transformers 的 save_pretrained 保存"
+            ),
+        )
 
 
 def _keys(file: Path) -> list[str]:
