@@ -1,0 +1,38 @@
+"""What mkdocs fills in while it builds: texts that the code holds already."""
+
+from __future__ import annotations
+
+import ast
+import os
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent.parent / "src" / "actune"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill the marks of a page; mkdocs calls this by its name."""
+    for mark, text in (("<!-- commands -->", commands), ("<!-- modules -->", modules)):
+        if mark in markdown:
+            markdown = markdown.replace(mark, text())
+    return markdown
+
+
+def commands() -> str:
+    """Write the reference of all commands, from their signatures and docstrings."""
+    os.environ["ACTUNE_LANG"] = "en"
+    from actune.cli import app
+
+    text = app().generate_docs(output_format="markdown", heading_level=1)
+    # The title and table of contents are the page's own.
+    return text[text.index("## actune ") :]
+
+
+def modules() -> str:
+    """Write what each file is for, from its docstring's first line."""
+    lines = []
+    for file in sorted(PACKAGE.rglob("*.py"), key=lambda file: (len(file.relative_to(PACKAGE).parts) > 1, file)):
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        first = text.split("\n\n")[0].replace("\n", " ")
+        lines.append(f"| `{file.relative_to(PACKAGE).as_posix()}` | {first} |")
+    return "\n".join(["| file | what it is for |", "|---|---|", *lines])
