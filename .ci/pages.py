@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "actune"
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill the marks of a page; mkdocs calls this by its name."""
-    for mark, text in (("<!-- commands -->", commands), ("<!-- modules -->", modules)):
+    for mark, text in (("<!-- commands -->", commands), ("<!-- modules -->", modules), ("<!-- recipes -->", recipes)):
         if mark in markdown:
             markdown = markdown.replace(mark, text())
     return markdown
@@ -36,3 +36,16 @@ def modules() -> str:
         first = text.split("\n\n")[0].replace("\n", " ")
         lines.append(f"| `{file.relative_to(PACKAGE).as_posix()}` | {first} |")
     return "\n".join(["| file | what it is for |", "|---|---|", *lines])
+
+
+def recipes() -> str:
+    """Write what the recipes set, side by side."""
+    from actune.tune.options import RECIPES
+
+    sides = [recipe.to_dict() for recipe in RECIPES.values()]
+    lines = [f"| option | {' | '.join(RECIPES)} |", "|---|" + "---|" * len(sides)]
+    for key in sides[0]:
+        values = [str(side[key]) for side in sides]
+        if key != "recipe" and len(set(values)) > 1:
+            lines.append(f"| `{key}` | {' | '.join(values)} |")
+    return "\n".join([*lines, "", "All other options are the same in both: [Commands and options](options.md)."])
