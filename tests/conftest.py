@@ -48,9 +48,8 @@ def rows() -> list[Row]:
     return make_rows(16)
 
 
-@pytest.fixture(scope="session")
-def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level BPE tokenizer (about 600 tokens) with the ChatML template; `<|im_end|>` ends an answer."""
+def train_tokenizer(folder: Path) -> Path:
+    """Train a byte-level BPE tokenizer (about 600 tokens) with the ChatML template; `<|im_end|>` ends an answer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -71,9 +70,14 @@ def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
     )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    folder = tmp_path_factory.mktemp("tiny-tokenizer")
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny tokenizer."""
+    return train_tokenizer(tmp_path_factory.mktemp("tiny-tokenizer"))
 
 
 @pytest.fixture(scope="session")

@@ -159,9 +159,15 @@ def test_gradients(rows: list[Row], tokenizer: PreTrainedTokenizerBase, fmt: Pro
         guards.check_gradients(tuned.named_parameters())
 
 
-def test_experts_that_no_token_reached_may_stand_still() -> None:
-    weight = torch.nn.Parameter(torch.zeros(2, 2))
-    guards.check_gradients([("layers.0.mlp.experts.3.up_proj.lora_B.default.weight", weight)])
+def test_experts_that_no_token_reached_may_stand_still_but_not_all_of_a_layer() -> None:
+    still, moved = (torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(2))
+    moved.grad = torch.ones(2, 2)
+    names = [f"layers.0.mlp.experts.{index}.up_proj.lora_B.default.weight" for index in range(3)]
+    guards.check_gradients([(names[0], still), (names[1], moved), (names[2], still)])
+    with pytest.raises(UserError, match="no gradient"):
+        guards.check_gradients([(name, still) for name in names])
+    with pytest.raises(UserError, match="no gradient"):  # stacked: one weight for all experts, and some are reached
+        guards.check_gradients([("layers.0.mlp.experts.lora_B.default.weight", still)])
 
 
 def test_layers_that_are_cut_off_are_seen(

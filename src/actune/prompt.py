@@ -21,6 +21,7 @@ __all__ = [
     "PromptFormat",
     "answer_ids",
     "blank_ids",
+    "closed",
     "language_of",
     "messages",
     "read_template",
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # Each family of thinking models has its own word for the switch; a template ignores the words it does not know.
 THINKING_OFF = {"enable_thinking": False, "thinking": False}
+# In the format of gpt-oss an answer names its channel first; only what is in this one is for the user.
+_HARMONY_TURN, _HARMONY_FINAL = "<|start|>assistant", "<|channel|>final<|message|>"
 # Stands for an assistant's answer when the template is asked what it puts after one.
 _ANSWER = "ACTUNE-ANSWER"
 
@@ -68,7 +71,7 @@ def render(
         UserError: The chat template takes these turns neither with a system turn nor without.
     """
     system, *turns = messages(fmt, question, actions, history, persona)
-    return _close_thought(_apply(tokenizer, fmt, system["content"], turns, True))
+    return closed(_apply(tokenizer, fmt, system["content"], turns, True))
 
 
 def render_ids(
@@ -208,8 +211,17 @@ def _template(tokenizer: PreTrainedTokenizerBase, jinja: str, turns: list[dict[s
     return cast(str, text)
 
 
-def _close_thought(text: str) -> str:
-    """End a thought that the template leaves open: bases that always think have no switch in their template."""
+def closed(text: str) -> str:
+    """Lead a prompt on to where the answer itself begins.
+
+    A thought that the template leaves open is ended: bases that always think have no switch in their template. In the
+    harmony format the answer's channel is named.
+
+    Args:
+        text: As the chat template gives it.
+    """
+    if text.endswith(_HARMONY_TURN):
+        return text + _HARMONY_FINAL
     return text.rstrip("\n") + "\n\n</think>\n\n" if text.rstrip("\n").endswith("<think>") else text
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, get_peft_model
+from peft.tuners.lora import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 
 from actune.errors import UserError, either
 from actune.export.grid import Cell, read_grid
@@ -38,6 +42,8 @@ class Frame:
         layers: The adapter's layer for each base weight that it changes.
         grid: How each weight was quantised in training that was; empty for a base in float.
         shared: Names of the input and the output embedding where they are one tensor.
+        parts: For each key in the files that is only a part of a changed weight: that weight.
+        split: Takes an update of such a weight apart, by the keys in the files.
     """
 
     names: frozenset[str]
@@ -45,6 +51,8 @@ class Frame:
     layers: dict[str, Any]
     grid: dict[str, Cell]
     shared: frozenset[str]
+    parts: dict[str, str]
+    split: Callable[[str], dict[str, Tensor]]
 
     @property
     def parts_ways(self) -> bool:
@@ -56,7 +64,7 @@ class Frame:
         for name in (key, f"{self.prefix}.{key}", key.removeprefix(f"{self.prefix}.")):
             if name in self.names:
                 return name
-        return key
+        return self.parts.get(key, key)
 
     def keys_from(self, key: str) -> list[str]:
         """Return the keys of what a weight becomes: itself, and its twin where the two part ways."""
@@ -74,6 +82,8 @@ class Frame:
             The same, or float32 if it was changed.
         """
         name = self.name_of(key)
+        if key in self.parts:
+            return weight.float() + self.split(name)[key]
         if name in self.grid:
             weight = self.grid[name].snap(weight)
         return _added(self.layers[name], weight) if name in self.layers else weight
@@ -81,13 +91,17 @@ class Frame:
 
 def _added(layer: Any, weight: Tensor) -> Tensor:
     """Let peft add the update in float32: it knows rsLoRA, DoRA, patterns of ranks and transposed modules."""
-    inner = layer.get_base_layer()
-    inner.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+    inner, name = layer.get_base_layer(), _weight_of(layer)
+    setattr(inner, name, torch.nn.Parameter(weight.float(), requires_grad=False))
     # In place: the safe form copies the weight, and the comparison finds a NaN as well.
     layer.merge()
-    result: Tensor = inner.weight.data
-    inner.weight = torch.nn.Parameter(torch.empty(0, device="meta"), requires_grad=False)
+    result: Tensor = inner.get_parameter(name).data
+    setattr(inner, name, torch.nn.Parameter(torch.empty(0, device="meta"), requires_grad=False))
     return result
+
+
+def _weight_of(layer: Any) -> str:
+    return layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
 
 
 def read_frame(base: Path, adapter: Path, quantize: str | None, dtype: torch.dtype, trust_remote_code: bool) -> Frame:
@@ -106,14 +120,42 @@ def read_frame(base: Path, adapter: Path, quantize: str | None, dtype: torch.dty
     bare = _bare(base, trust_remote_code)
     sides = (bare.get_input_embeddings(), bare.get_output_embeddings())
     ends = {f"{name}.weight" for name, module in bare.named_modules() if any(module is side for side in sides)}
-    shared = ends if bare.config.get_text_config().tie_word_embeddings and len(ends) == 2 else set()
+    shared = ends if sides[0].weight is sides[1].weight and len(ends) == 2 else set()
+    weights = bare.state_dict(keep_vars=True)
+    layers = _layers(bare, adapter)
+    parts = parts_of(bare, {name: weights[name] for name in layers})
+
+    @functools.lru_cache(maxsize=2)  # Files hold the parts of the two weights of a layer's experts by turns.
+    def split(name: str) -> dict[str, Tensor]:
+        update = _added(layers[name], torch.zeros(weights[name].shape))
+        apart: dict[str, Tensor] = revert_weight_conversion(bare, {name: update})
+        return apart
+
     return Frame(
-        names=frozenset(bare.state_dict(keep_vars=True)),
+        names=frozenset(weights),
         prefix=bare.base_model_prefix,
         grid=read_grid(_bare(base, trust_remote_code), quantize, dtype) if quantize else {},
         shared=frozenset(shared),
-        layers=_layers(bare, adapter),
+        layers=layers,
+        parts=parts,
+        split=split,
     )
+
+
+def parts_of(model: Any, weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Name the weight that each key in files of a base belongs to, where transformers stores it otherwise.
+
+    Files of many bases hold each expert apart, and transformers stacks them when it loads them.
+
+    Args:
+        model: The base; its weights may be on the device ``meta``.
+        weights: Those to look for.
+    """
+    found: dict[str, str] = {}
+    for name, weight in weights.items():
+        keys = revert_weight_conversion(model, {name: weight})
+        found |= {key: name for key in keys if key != name}
+    return found
 
 
 def _bare(base: Path, trust_remote_code: bool) -> Any:
@@ -142,13 +184,18 @@ def _layers(bare: Any, folder: Path) -> dict[str, Any]:
             either("name the right base with --base, or train again", "用 --base 指定正确的基座, 或重新训练"),
         )
     inner = tuned.base_model.model
-    return {f"{name}.weight": module for name, module in inner.named_modules() if isinstance(module, BaseTunerLayer)}
+    return {
+        # A second weight of the same module is wrapped inside of the first one's wrapper.
+        f"{name.replace('.base_layer', '')}.{_weight_of(module)}": module
+        for name, module in inner.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
 
 
 def _check_kind(config: Any, folder: Path) -> None:
-    """Refuse what is not an addition to the weights of modules."""
+    """Refuse what is not an addition to weights."""
     values = config.to_dict()
-    more = ("modules_to_save", "target_parameters", "trainable_token_indices", "layer_replication")
+    more = ("modules_to_save", "trainable_token_indices", "layer_replication")
     found = [name for name in more if values.get(name)]
     found += [f"bias={values['bias']}"] if values.get("bias", "none") != "none" else []
     if values["peft_type"] != "LORA" or found:

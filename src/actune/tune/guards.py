@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_SHOWN = 10
+# The experts of a layer as modules of their own; stacked ones are a single weight.
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 # Read back from the same numbers: only the order of sums may differ.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -143,24 +146,31 @@ def check_loss(loss: torch.Tensor, rows: Iterable[Row], step: int) -> None:
 
 
 def check_gradients(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
-    """Check the gradients of the first step.
+    """Check the gradients of the first step, summed over all its batches.
 
-    Every ``lora_B`` must have a finite one that is not zero (experts that no token reached excepted): the adapter
-    starts with B = 0, so B is what the first step moves. No weight of the base may have one.
+    Every ``lora_B`` must have a finite one that is not zero: the adapter starts with B = 0, so B is what the first
+    step moves. Of the experts of a layer one is enough: no token may have reached the others. No weight of the base
+    may have one.
 
     Raises:
         UserError: A part of the adapter does not learn, or the base does.
     """
     problems = []
+    moved: dict[str, bool] = {}
     for name, parameter in parameters:
         grad = parameter.grad
         if "lora_" not in name:
             if grad is not None:
                 problems.append(either(f"{name}: a base weight has a gradient", f"{name}: 基座权重有梯度"))
-        elif "lora_B" in name and ".experts." not in name and (grad is None or not grad.any()):
-            problems.append(either(f"{name}: no gradient", f"{name}: 没有梯度"))
-        elif grad is not None and not torch.isfinite(grad).all():
+            continue
+        if grad is not None and not torch.isfinite(grad).all():
             problems.append(either(f"{name}: the gradient is not finite", f"{name}: 梯度不是有限值"))
+        elif "lora_B" in name:
+            kin = _EXPERT.sub(".experts.*.", name)
+            moved[kin] = moved.get(kin, False) or (grad is not None and bool(grad.any()))
+    problems += [
+        either(f"{name}: no gradient", f"{name}: 没有梯度") for name, is_moved in moved.items() if not is_moved
+    ]
     if problems:
         raise UserError(
             either("step 1: the adapter does not learn as it must", "第 1 步: 适配器没有正常学习"),

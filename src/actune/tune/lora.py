@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Any
 
@@ -10,6 +11,9 @@ from transformers import PreTrainedModel, set_seed
 
 from actune.errors import UserError, either
 from actune.tune.options import Settings, names_of
+from actune.tune.targets import find_targets
+
+log = logging.getLogger(__name__)
 
 
 def add_lora(model: PreTrainedModel, settings: Settings) -> Any:
@@ -18,14 +22,16 @@ def add_lora(model: PreTrainedModel, settings: Settings) -> Any:
     Raises:
         UserError: None of the targets is in the base.
     """
-    targets: str | list[str] = names_of(settings.targets)
-    targets = "all-linear" if targets == ["all-linear"] else targets
+    targets = find_targets(model, names_of(settings.targets), settings.dropout)
+    if targets.frozen:
+        _say_frozen(targets.frozen)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=targets,
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
         bias="none",
     )
     # The adapter's first values are random: a seed set any later leaves them to chance.
@@ -45,3 +51,13 @@ def add_lora(model: PreTrainedModel, settings: Settings) -> Any:
         # Recomputed blocks give no gradient to an adapter inside unless their input asks for one.
         tuned.enable_input_require_grads()
     return tuned
+
+
+def _say_frozen(names: list[str]) -> None:
+    layers = f"{names[0]} ... ({len(names)})"
+    log.warning(
+        either(
+            f"experts stay as they are, the rest is tuned: with --dropout they cannot get an adapter: {layers}",
+            f"专家权重保持不变, 其余部分照常训练: 使用 --dropout 时它们无法带适配器: {layers}",
+        )
+    )

@@ -24,7 +24,7 @@ LONG_BLOCK = 128
 # Probabilities of longer rows are computed again in the backward pass: they grow with the square of the length.
 MOST_KEPT = 512
 # What models hand to an attention function; an option that is not among these changes what it computes.
-KNOWN = {"position_ids", "use_cache", "output_attentions", "cache_position", "is_causal"}
+KNOWN = {"position_ids", "use_cache", "output_attentions", "output_router_logits", "cache_position", "is_causal"}
 
 
 @dataclass(frozen=True)
