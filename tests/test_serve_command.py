@@ -62,6 +62,16 @@ def test_real_model_answers_both_protocols(url):
     assert {event["name"] for event in events if event["type"] == "action"} <= set(NAMES)
 
 
+def test_the_snippets_of_the_docs_run(url, capsys):
+    page = (Path(__file__).parent.parent / "docs/serve.md").read_text(encoding="utf-8")
+    snippets = [body for body in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "from openai" in body]
+    assert len(snippets) == 2
+    for snippet in snippets:
+        assert "http://127.0.0.1:8765" in snippet
+        exec(snippet.replace("http://127.0.0.1:8765", url), {})  # Ours; the page's reader runs the same lines.
+        assert capsys.readouterr().out.strip()
+
+
 def test_interrupt_signal_ends_it_in_order(url, process):
     body = json.dumps({"question": "饿了", "seed": 3, "max_tokens": 60}).encode()
     request = urllib.request.Request(f"{url}/act", body, {"Content-Type": "application/json"})
