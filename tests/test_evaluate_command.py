@@ -14,10 +14,11 @@ import torch
 from actune import prompt
 from actune.actor import load_actor
 from actune.data.load import load_rows
+from actune.engine.logits import Text
 from actune.errors import UserError
 from actune.evaluate.command import evaluate
 from actune.evaluate.general import questions
-from actune.evaluate.likelihood import Text, divergence_parts, reference_parts
+from actune.evaluate.likelihood import divergence_parts, reference_parts
 from actune.evaluate.report import ALL_METRICS
 from actune.evaluate.systems import System, base_within, load_systems
 from actune.export.merge import merge

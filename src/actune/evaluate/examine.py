@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from actune import __version__, prompt
+from actune.engine.logits import Text
 from actune.errors import either
 from actune.evaluate.answers import answer, requests_for
 from actune.evaluate.cases import Case, labels
 from actune.evaluate.general import base_answers, forgotten, questions
-from actune.evaluate.likelihood import Text, reference_parts
+from actune.evaluate.likelihood import reference_parts
 from actune.evaluate.report import Result, make_report
 from actune.evaluate.systems import System, base_within, load_systems
 from actune.say import How, tell_dropped

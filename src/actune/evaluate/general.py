@@ -6,18 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 
-from actune import prompt
 from actune.engine.local import Request
+from actune.engine.logits import Text
 from actune.evaluate.answers import BATCH, numbers
-from actune.evaluate.likelihood import Text, divergence_parts
+from actune.evaluate.likelihood import divergence_parts
 from actune.evaluate.systems import System
-from actune.prompt import PromptFormat
 from actune.prompt_format import Language
 from actune.script.score import Part
+from actune.tune.remember import LANGUAGES, plain_prompts
 
 MAX_TOKENS = 48
-# A plain assistant: with our own system text the training shall change the answers, and that is not forgetting.
-SYSTEM: dict[Language, str] = {"en": "You are a helpful assistant.", "zh": "你是一个乐于助人的助手。"}
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,9 @@ class General:
 
 def questions() -> list[tuple[Language, str]]:
     """Return the general questions: 30 in each language, written for actune."""
-    languages: tuple[Language, ...] = ("en", "zh")
     return [
         (language, line)
-        for language in languages
+        for language in LANGUAGES
         for line in (files(__package__) / f"general.{language}.txt").read_text(encoding="utf-8").splitlines()
     ]
 
@@ -46,11 +43,7 @@ def base_answers(base: System, advance: Callable[[int], None]) -> list[General]:
     """
     asked = questions()
     actor = base.actor
-    chat_template = actor.format_for("").chat_template
-    prompts = []
-    for language, question in asked:
-        fmt = PromptFormat(language, SYSTEM[language], chat_template)
-        prompts.append(prompt.render_ids(actor.tokenizer, fmt, question, ()))
+    prompts = plain_prompts(actor.tokenizer, actor.format_for("").chat_template, asked)
     with base.on(), numbers(base.name):
         answers = actor.local.generate([Request(ids, None, MAX_TOKENS) for ids in prompts], BATCH)
     advance(len(asked))

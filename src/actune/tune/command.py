@@ -191,7 +191,7 @@ def _train(prepared: Any, model: Any, size: Any, newest: Path | None, out: Path,
     with Interrupt() as interrupt, fast or nullcontext():
         hooks = [StepSeed(), FirstStep(), RunFolder(out, exam), interrupt, bar]
         trainer = make_trainer(model, prepared.train, prepared.valid, settings, out, size.every, hooks, fast)
-        trainer.exam, bar.trainer = exam, trainer
+        trainer.exam, trainer.memories, bar.trainer = exam, prepared.memories, trainer
         # A run that was killed between its last checkpoint and its end has only the end to do.
         if newest and over(resume.step_of(newest), resume.history(newest)):
             return trainer, True

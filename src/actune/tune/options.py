@@ -70,7 +70,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Settings:
-    """All options with their values; the manifest holds them. `warmup` to `fresh_shuffle` are the recipe's alone."""
+    """All options with their values; the manifest holds them. `warmup` to `remember` are the recipe's alone."""
 
     recipe: str
     epochs: int
@@ -89,6 +89,8 @@ class Settings:
     """Recompute activations in the backward pass: less memory, a third more time."""
     fresh_shuffle: bool
     """Shuffle a row's list anew each epoch rather than once."""
+    remember: bool = False
+    """Hold the answers to general questions to those of the base."""
     seed: int = 42
     max_length: int | None = None
     drop_long: bool = False
@@ -109,8 +111,8 @@ class Settings:
 
 ORIGIN_TARGETS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 RECIPES = {
-    "small": Settings("small", 8, 5e-4, 16, 32, 0.0, "all-linear", 4, 2, 0.15, "on", 0.1, False, True),
-    "origin": Settings("origin", 3, 1e-4, 8, 32, 0.1, ORIGIN_TARGETS, 4, 4, 0.0, "off", 0.0, True, False),
+    "small": Settings("small", 8, 5e-4, 16, 32, 0.0, "all-linear", 4, 2, 0.15, "on", 0.1, False, True, True),
+    "origin": Settings("origin", 3, 1e-4, 8, 32, 0.1, ORIGIN_TARGETS, 4, 4, 0.0, "off", 0.0, True, False, False),
 }
 LEAST = {"epochs": 1, "rank": 1, "alpha": 1, "batch_size": 1, "grad_accum": 1, "max_length": 16, "save_steps": 1}
 KINDS: dict[str, tuple[type, ...]] = {

@@ -42,6 +42,7 @@ DECISIVE = [
     "augment",
     "warmup",
     "fresh_shuffle",
+    "remember",
     "seed",
 ]
 SHARED = ("rank", "alpha", "targets")

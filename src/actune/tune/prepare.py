@@ -19,6 +19,7 @@ from actune.tune import choices, guards, practice
 from actune.tune.dataset import RowDataset, collate, shortened, view_of
 from actune.tune.encode import encode
 from actune.tune.options import Settings
+from actune.tune.remember import Memory, check_memory, memories
 from actune.tune.resume import check_machine, check_same
 from actune.tune.run import Manifest, rows_hash, versions, write_kept_rows, write_manifest
 from actune.tune.seen import read_seen, write_seen
@@ -36,6 +37,7 @@ class Prepared:
         valid: Rows to validate on, or None.
         settings: The run's.
         manifest: Not yet written if the run is new.
+        memories: Answers of the base that shall not change; none with a recipe that does not ask for it.
     """
 
     model: Any
@@ -44,6 +46,7 @@ class Prepared:
     valid: RowDataset | None
     settings: Settings
     manifest: Manifest
+    memories: list[Memory]
 
 
 def prepare(
@@ -84,6 +87,9 @@ def prepare(
         _new_manifest(files, rows, (len(train), len(valid)), source, settings, fmt, model),
         practice=practice.start_of(source, tokenizer, settings),
     )
+    kept_answers, memory = memories(model, tokenizer, fmt, source) if settings.remember else ([], None)
+    check_memory(manifest.probe.get("memory"), memory)
+    manifest = replace(manifest, probe=manifest.probe | {"memory": memory})
     return Prepared(
         model,
         tokenizer,
@@ -91,6 +97,7 @@ def prepare(
         RowDataset(valid, tokenizer, fmt, None) if valid else None,
         settings,
         manifest,
+        kept_answers,
     )
 
 

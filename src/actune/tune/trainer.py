@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from actune.tune import choices, guards
+from actune.tune import choices, guards, remember
 from actune.tune.choices import choice_loss
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.encode import IGNORE
 from actune.tune.exam import Exam
 from actune.tune.fast.path import FastPath
 from actune.tune.options import Settings, names_of
+from actune.tune.remember import Memory
 from actune.tune.resume import STAGING
 
 
@@ -86,6 +87,8 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         self.head = self.model.get_output_embeddings()
         self.fast = fast
         self.tokens = 0
+        self.memories: Sequence[Memory] = ()
+        self.remembered = -1
         self.exam: Exam | None = None
         self.pop_callback(PrinterCallback)
 
@@ -112,7 +115,16 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # The gradients of processes are averaged, not summed.
-        return loss
+        return loss + self._forgetting(model)
+
+    def _forgetting(self, model: Any) -> torch.Tensor | float:
+        """Return, once a step, a zero whose gradient draws the model to its base: the logged loss stays the rows'."""
+        step = self.state.global_step
+        if not self.memories or step == self.remembered:
+            return 0.0
+        self.remembered = step
+        apart = remember.WEIGHT * remember.distance(model, self.memories, f"{self.args.seed}/{step}/{self.args.process_index}")
+        return apart - apart.detach()
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"

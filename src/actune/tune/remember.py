@@ -1,0 +1,179 @@
+"""What a training shall leave as it was: how the base answers what has nothing to do with acting.
+
+A base answers general questions once; at every step of a training the tuned model is asked some of them again, and its
+distance from the base, KL(base || tuned), is part of what is minimised (Li and Hoiem, Learning without Forgetting,
+arXiv:1606.09282, with the base's own greedy answers in place of data).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+from actune import prompt
+from actune.base.cache import cache_folder
+from actune.base.load import stop_ids
+from actune.engine.local import LocalEngine, Request
+from actune.engine.logits import Text, answer_logits, batches
+from actune.errors import UserError, either
+from actune.prompt import PromptFormat, stop_token
+from actune.prompt_format import Language
+
+if TYPE_CHECKING:
+    from actune.base.source import Source
+
+QUESTIONS = Path(__file__).parent.parent / "practice"
+# A plain assistant: with our own system text the training shall change the answers, and that is not forgetting.
+SYSTEM: dict[Language, str] = {"en": "You are a helpful assistant.", "zh": "你是一个乐于助人的助手。"}
+LANGUAGES: tuple[Language, ...] = ("en", "zh")
+MOST_TOKENS, BATCH = 32, 16
+# Tokens of a distribution that are kept one by one; the rest count as one. They hold nearly all of the mass.
+KEPT = 32
+# Answers asked again at a step, and what a nat of distance a token weighs beside one of loss.
+EACH, WEIGHT = 4, 1.0
+LEAST = 1e-6
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An answer of the base, and what else it might have said.
+
+    Args:
+        text: Prompt and answer.
+        ids: The `KEPT` likeliest tokens at each place of the answer [answer, KEPT].
+        logs: Their log-probabilities, nats [answer, KEPT].
+    """
+
+    text: Text
+    ids: torch.Tensor
+    logs: torch.Tensor
+
+
+def plain_prompts(tokenizer: Any, chat_template: str | None, questions: Sequence[tuple[Language, str]]) -> list[Any]:
+    """Render questions to a plain assistant that has no actions.
+
+    Returns:
+        Token ids of each prompt.
+    """
+    return [
+        prompt.render_ids(tokenizer, PromptFormat(language, SYSTEM[language], chat_template), question, ())
+        for language, question in questions
+    ]
+
+
+def questions() -> list[tuple[Language, str]]:
+    """Return the questions to remember the answers of, written for actune; none of them is asked in evaluations."""
+    return [
+        (language, line)
+        for language in LANGUAGES
+        for line in (QUESTIONS / f"general.{language}.txt").read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def memories(model: Any, tokenizer: Any, fmt: PromptFormat, base: Source) -> tuple[list[Memory], str]:
+    """Let the base answer, or look up what it answered; kept in the cache for each base, dtype and chat template.
+
+    Args:
+        model: The base, without an adapter.
+        tokenizer: The base's.
+        fmt: The run's prompt format.
+        base: Where the base is from.
+
+    Returns:
+        The base's answers, and the SHA-256 of the file that holds them.
+    """
+    asked = questions()
+    told = repr((asked, fmt.chat_template, str(model.dtype), model.device.type, MOST_TOKENS, KEPT, torch.__version__))
+    file = (
+        cache_folder() / "memory" / f"{base.sha256[:16]}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.safetensors"
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        if not file.is_file():
+            made = _answered(model, tokenizer, fmt, plain_prompts(tokenizer, fmt.chat_template, asked))
+            partial = file.with_suffix(".partial")
+            save_file(_packed(made), partial)
+            partial.replace(file)
+    return _unpacked(load_file(file)), hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@torch.no_grad()
+def _answered(model: Any, tokenizer: Any, fmt: PromptFormat, prompts: Sequence[list[int]]) -> list[Memory]:
+    ends = sorted({*stop_ids(model, tokenizer), stop_token(tokenizer, fmt)})
+    model.eval()
+    answers = LocalEngine(model, tokenizer, ends, prefix_mb=0).generate(
+        [Request(ids, None, MOST_TOKENS) for ids in prompts], BATCH
+    )
+    texts = [Text(ids, answer) for ids, answer in zip(prompts, answers, strict=True) if answer]
+    made: dict[int, Memory] = {}
+    for batch in batches(texts, model):
+        for index, logits in zip(batch, answer_logits(model, [texts[index] for index in batch]), strict=True):
+            top = torch.log_softmax(logits, -1).topk(min(KEPT, logits.shape[-1]), -1)
+            made[index] = Memory(texts[index], top.indices.cpu(), top.values.cpu())
+    return [made[index] for index in range(len(texts))]
+
+
+def _packed(made: Sequence[Memory]) -> dict[str, torch.Tensor]:
+    sizes = [(len(one.text.prompt), len(one.text.answer)) for one in made]
+    tokens = [token for one in made for token in (*one.text.prompt, *one.text.answer)]
+    return {
+        "sizes": torch.tensor(sizes, dtype=torch.int32).view(-1, 2),
+        "tokens": torch.tensor(tokens, dtype=torch.int32),
+        "ids": torch.cat([one.ids.int() for one in made]),
+        "logs": torch.cat([one.logs for one in made]),
+    }
+
+
+def _unpacked(stored: dict[str, torch.Tensor]) -> list[Memory]:
+    tokens, found = stored["tokens"].tolist(), list[Memory]()
+    at = place = 0
+    for before, after in stored["sizes"].tolist():
+        text = Text(tokens[at : at + before], tokens[at + before : at + before + after])
+        some = slice(place, place + after)
+        found.append(Memory(text, stored["ids"][some].long(), stored["logs"][some]))
+        at, place = at + before + after, place + after
+    return found
+
+
+def check_memory(known: str | None, found: str | None) -> None:
+    """Refuse to go on with other answers than the run began with.
+
+    Raises:
+        UserError: They are not the same.
+    """
+    if known not in (None, found):
+        raise UserError(
+            "--resume",
+            either("the base answers general questions otherwise now", "基座对通用问题的回答已改变"),
+            either("the answers this run began with", "本次训练开始时的回答"),
+            either("train anew in another --out", "换一个 --out 重新训练"),
+        )
+
+
+def distance(model: Any, kept: Sequence[Memory], draw: str) -> torch.Tensor:
+    """Compute how far a tuned model is from its base on some answers.
+
+    Args:
+        model: The tuned model.
+        kept: The base's answers.
+        draw: Text that decides which `EACH` of them are asked.
+
+    Returns:
+        Mean KL(base || tuned) a token, nats, fp32; tokens beyond the likeliest `KEPT` count as one.
+    """
+    some = random.Random(draw).sample(list(kept), min(EACH, len(kept)))
+    logits = torch.cat(answer_logits(model, [one.text for one in some]))
+    ids = torch.cat([one.ids for one in some]).to(logits.device)
+    logs = torch.cat([one.logs for one in some]).to(logits.device)
+    ours = logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)
+    rest, our_rest = ((1 - each.exp().sum(-1)).clamp(min=LEAST) for each in (logs, ours))
+    apart = (logs.exp() * (logs - ours)).sum(-1) + rest * (rest / our_rest).log()
+    return apart.mean()

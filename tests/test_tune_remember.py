@@ -1,0 +1,109 @@
+"""What a training leaves as it was: the base's answers to general questions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from actune.base.load import load_model
+from actune.base.source import Source, resolve
+from actune.data.rows import Row
+from actune.engine.logits import answer_logits
+from actune.errors import UserError
+from actune.evaluate.general import questions as asked_in_evaluations
+from actune.prompt import PromptFormat
+from actune.tune import remember
+from actune.tune.command import run_in, train
+from actune.tune.lora import add_lora
+from actune.tune.options import RECIPES, TrainOptions, settle
+from actune.tune.run import read_manifest, write_rows
+
+
+@pytest.fixture
+def base(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    monkeypatch.setenv("ACTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remember, "questions", lambda: [("en", "How are you?"), ("zh", "你好吗?"), ("en", "Why?")])
+    return resolve(str(tiny_base))
+
+
+def known(base: Source) -> tuple[Any, list[remember.Memory]]:
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    model = load_model(base.path)
+    return model, remember.memories(model, tokenizer, PromptFormat.for_rows((), tokenizer), base)[0]
+
+
+def test_no_question_is_one_that_evaluations_ask() -> None:
+    assert not {text for _, text in remember.questions()} & {text for _, text in asked_in_evaluations()}
+    assert len(set(remember.questions())) == 192
+
+
+def test_a_base_is_at_no_distance_from_itself_and_answers_once(base: Source) -> None:
+    model, first = known(base)
+    _, again = known(base)
+    assert [one.text for one in first] == [one.text for one in again]
+    assert len(list((base_cache(base)).glob("*.safetensors"))) == 1
+    with torch.no_grad():
+        assert float(remember.distance(model, first, "any")) == pytest.approx(0, abs=1e-5)
+
+
+def base_cache(_base: Source) -> Path:
+    from actune.base.cache import cache_folder
+
+    return cache_folder() / "memory"
+
+
+def test_the_distance_is_the_divergence_where_all_tokens_are_kept(
+    base: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remember, "KEPT", 10_000)
+    model, kept = known(base)
+    with torch.no_grad():
+        before = torch.cat(answer_logits(model, [one.text for one in kept]))
+        for value in model.parameters():
+            value += 0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
+        after = torch.cat(answer_logits(model, [one.text for one in kept]))
+    p, q = torch.log_softmax(before, -1), torch.log_softmax(after, -1)
+    wanted = float((p.exp() * (p - q)).sum(-1).mean())
+    assert wanted > 0.01
+    assert float(remember.distance(model, kept, "any")) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_training_that_remembers_stays_nearer_to_its_base(
+    base: Source, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    # The answers of a random base are noise, and hardly move: they must weigh more than a real one's.
+    monkeypatch.setattr(remember, "WEIGHT", 300.0)
+    _, kept = known(base)
+    settings = settle(TrainOptions(epochs=4, lr=2e-2, valid=0.0, dtype="fp32"))
+    far = []
+    for name, on in (("with", True), ("without", False)):
+        out = tmp_path / name
+        assert run_in(out, [], rows, base, replace(settings, remember=on), resume=False, trust=False) == 0
+        tuned = add_lora(load_model(base.path), settings)
+        set_peft_model_state_dict(tuned, load_file(out / "adapter_model.safetensors"))
+        with torch.no_grad():
+            far.append(float(remember.distance(tuned.eval(), kept, "any")))
+    assert far[0] < 0.5 * far[1], far
+
+
+def test_a_run_does_not_go_on_with_other_answers(base: Source, rows: list[Row], tmp_path: Path) -> None:
+    table = tmp_path / "rows.jsonl"
+    write_rows(table, rows)
+    run = tmp_path / "run"
+    assert train([table], base=str(base.path), out=run, options=TrainOptions(epochs=1)) == 0
+    assert read_manifest(run).probe["memory"]
+    with pytest.raises(UserError, match="--resume"):
+        remember.check_memory(read_manifest(run).probe["memory"], "another")
+
+
+def test_the_source_recipe_is_left_as_it_is() -> None:
+    assert not RECIPES["origin"].remember
+    assert RECIPES["small"].remember
