@@ -181,3 +181,20 @@ def test_rows_that_do_not_act_are_only_spelled_anew(lift: str) -> None:
             if not used_actions(row):
                 assert (varied.question, varied.script) == (row.question, row.script)
                 assert len(set(varied.actions)) <= len(row.actions)
+
+
+def test_the_length_of_a_list_does_not_tell_whether_to_act() -> None:
+    rows = make_rows(24)
+    stock = Stock.of(rows)
+    acting, others = ([row for row in rows if bool(used_actions(row)) is acts] for acts in (True, False))
+
+    def grown(some: list[Row]) -> float:
+        looks = [
+            len(augment(row, stock, epoch, 0, 1, True).actions) / len(row.actions)
+            for row in some
+            for epoch in range(60)
+        ]
+        return sum(looks) / len(looks)
+
+    assert grown(others) == 1
+    assert 0.85 < grown(acting) < 1.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from actune.evaluate.general import questions as asked_in_evaluations
 from actune.prompt import PromptFormat
 from actune.tune import remember
 from actune.tune.command import run_in, train
+from actune.tune.dataset import RowDataset, collate
+from actune.tune.fast.path import FastPath
 from actune.tune.lora import add_lora
 from actune.tune.options import RECIPES, TrainOptions, settle
 from actune.tune.run import read_manifest, write_rows
+from actune.tune.trainer import summed_loss
 
 
 @pytest.fixture
@@ -37,6 +41,17 @@ def known(base: Source) -> tuple[Any, list[remember.Memory]]:
     return model, remember.memories(model, tokenizer, PromptFormat.for_rows((), tokenizer), base)[0]
 
 
+@torch.no_grad()
+def distance(model: Any, kept: list[remember.Memory]) -> float:
+    """Mean distance a token from what the base answered, through the rows of a batch."""
+    before = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": [-100, 6, 7]}
+    batch = remember.added({name: torch.tensor([row]) for name, row in before.items()}, kept, "any")
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    places = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=-100) != -100
+    count = remember.remembered(batch)
+    return float(remember.forgotten(logits[places][-count:], batch)) / count
+
+
 def test_no_question_is_one_that_evaluations_ask() -> None:
     assert not {text for _, text in remember.questions()} & {text for _, text in asked_in_evaluations()}
     assert len(set(remember.questions())) == 192
@@ -47,8 +62,7 @@ def test_a_base_is_at_no_distance_from_itself_and_answers_once(base: Source) -> 
     _, again = known(base)
     assert [one.text for one in first] == [one.text for one in again]
     assert len(list((base_cache(base)).glob("*.safetensors"))) == 1
-    with torch.no_grad():
-        assert float(remember.distance(model, first, "any")) == pytest.approx(0, abs=1e-5)
+    assert distance(model, first) == pytest.approx(0, abs=1e-5)
 
 
 def base_cache(_base: Source) -> Path:
@@ -70,7 +84,7 @@ def test_the_distance_is_the_divergence_where_all_tokens_are_kept(
     p, q = torch.log_softmax(before, -1), torch.log_softmax(after, -1)
     wanted = float((p.exp() * (p - q)).sum(-1).mean())
     assert wanted > 0.01
-    assert float(remember.distance(model, kept, "any")) == pytest.approx(wanted, rel=1e-3)
+    assert distance(model, kept) == pytest.approx(wanted, rel=1e-3)
 
 
 def test_a_training_that_remembers_stays_nearer_to_its_base(
@@ -89,8 +103,7 @@ def test_a_training_that_remembers_stays_nearer_to_its_base(
         assert run_in(out, [], rows, base, replace(settings, remember=on), resume=False, trust=False) == 0
         tuned = add_lora(load_model(base.path), settings)
         set_peft_model_state_dict(tuned, load_file(out / "adapter_model.safetensors"))
-        with torch.no_grad():
-            far.append(float(remember.distance(tuned.eval(), kept, "any")))
+        far.append(distance(tuned.eval(), kept))
     assert far[0] < 0.5 * far[1], far
 
 
@@ -107,3 +120,28 @@ def test_a_run_does_not_go_on_with_other_answers(base: Source, rows: list[Row], 
 def test_the_source_recipe_is_left_as_it_is() -> None:
     assert not RECIPES["origin"].remember
     assert RECIPES["small"].remember
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_the_fast_path_remembers_as_the_plain_one_does(base: Source, rows: list[Row], chunked: bool) -> None:
+    model, kept = known(base)
+    tuned = add_lora(model, settle(TrainOptions(dtype="fp32")))
+    with torch.no_grad():
+        for name, value in tuned.named_parameters():
+            if "lora_B" in name:
+                value.normal_(0, 0.05, generator=torch.Generator().manual_seed(2))
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    data = RowDataset(rows[:3], tokenizer, PromptFormat.for_rows(rows, tokenizer), None)
+    batch = remember.added(collate([data[place] for place in range(3)]), kept, "any")
+    found = []
+    for path in (None, FastPath(tuned, chunked=chunked)):
+        with path or nullcontext():
+            total, count = path.loss(tuned, batch) if path else summed_loss(tuned, tuned.get_output_embeddings(), batch)
+            total.backward()
+        grads = {name: value.grad for name, value in tuned.named_parameters() if value.grad is not None}
+        found.append((float(total), count, grads))
+        tuned.zero_grad(set_to_none=True)
+    plain, fast = found
+    assert plain[:2] == (pytest.approx(fast[0], rel=1e-5), fast[1])
+    for name, grad in plain[2].items():
+        assert float((grad - fast[2][name]).norm()) <= 1e-4 * float(grad.norm())

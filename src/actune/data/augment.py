@@ -17,7 +17,7 @@ from actune.script.parser import parse
 # Chosen for lists of 3-10 names: half of the visits keep the list as the author wrote it, the rest vary its length.
 DROP_SHARE = 0.5
 DROP_EACH = 0.4
-MOST_ADDED = 4
+MOST_ADDED = 2
 
 Lift = Literal["near", "ordered", "refused", "respelled"]
 ALL_LIFTS: frozenset[Lift] = frozenset({"near", "ordered", "refused", "respelled"})
@@ -108,11 +108,12 @@ def augment(row: Row, stock: Stock, epoch: int, index: int, seed: int, distracto
 
 
 def _listed(row: Row, stock: Stock, rng: random.Random) -> list[str]:
-    """Drop unused actions and add others."""
+    """Drop unused actions and add others: about as many, for a list's length must not tell whether to act."""
     used = set(used_actions(row))
-    names = _drop(list(row.actions), used, rng)
-    # A row that does not act says that none of its actions fits; a foreign one might, and would make it wrong.
-    return names + _others(row.actions, used, stock.names, rng) if used else names
+    if not used:
+        # Such a row says that none of its actions fits; a foreign one might, and would make it wrong.
+        return list(row.actions)
+    return _drop(list(row.actions), used, rng) + _others(row.actions, used, stock.names, rng)
 
 
 def _drop(names: list[str], used: set[str], rng: random.Random) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import pad
 
 from actune import prompt
 from actune.base.cache import cache_folder
@@ -26,6 +27,7 @@ from actune.engine.logits import Text, answer_logits, batches
 from actune.errors import UserError, either
 from actune.prompt import PromptFormat, stop_token
 from actune.prompt_format import Language
+from actune.tune.encode import IGNORE
 
 if TYPE_CHECKING:
     from actune.base.source import Source
@@ -37,7 +39,7 @@ LANGUAGES: tuple[Language, ...] = ("en", "zh")
 MOST_TOKENS, BATCH = 32, 16
 # Tokens of a distribution that are kept one by one; the rest count as one. They hold nearly all of the mass.
 KEPT = 32
-# Answers asked again at a step, and what a nat of distance a token weighs beside one of loss.
+# Answers asked again at a step, and what their distance in nats weighs beside the loss of the rows.
 EACH, WEIGHT = 4, 1.0
 LEAST = 1e-6
 
@@ -158,22 +160,59 @@ def check_memory(known: str | None, found: str | None) -> None:
         )
 
 
-def distance(model: Any, kept: Sequence[Memory], draw: str) -> torch.Tensor:
-    """Compute how far a tuned model is from its base on some answers.
+def added(batch: dict[str, torch.Tensor], kept: Sequence[Memory], draw: str) -> dict[str, torch.Tensor]:
+    """Put some of the base's answers under a batch, as rows whose answers are trained: one pass serves all.
 
     Args:
-        model: The tuned model.
+        batch: As `dataset.collate` makes it.
         kept: The base's answers.
         draw: Text that decides which `EACH` of them are asked.
 
     Returns:
-        Mean KL(base || tuned) a token, nats, fp32; tokens beyond the likeliest `KEPT` count as one.
+        The batch with more rows in ``input_ids``, ``attention_mask`` and ``labels``, and ``memory_ids`` and
+        ``memory_logs`` [remembered tokens, `KEPT`]: what `forgotten` compares the batch's last trained places with.
     """
     some = random.Random(draw).sample(list(kept), min(EACH, len(kept)))
-    logits = torch.cat(answer_logits(model, [one.text for one in some]))
-    ids = torch.cat([one.ids for one in some]).to(logits.device)
-    logs = torch.cat([one.logs for one in some]).to(logits.device)
+    rows = [[*one.text.prompt, *one.text.answer] for one in some]
+    longest = max(batch["input_ids"].shape[1], *map(len, rows))
+
+    def joined(name: str, more: Sequence[list[int]], filler: int) -> torch.Tensor:
+        under = torch.tensor([row + [filler] * (longest - len(row)) for row in more], device=batch[name].device)
+        return torch.cat([pad(batch[name], (0, longest - batch[name].shape[1]), value=filler), under])
+
+    ours = [[IGNORE] * len(one.text.prompt) + one.text.answer for one in some]
+    device = batch["input_ids"].device
+    return batch | {
+        "input_ids": joined("input_ids", rows, 0),
+        "attention_mask": joined("attention_mask", [[1] * len(row) for row in rows], 0),
+        "labels": joined("labels", ours, IGNORE),
+        "memory_ids": torch.cat([one.ids for one in some]).to(device),
+        "memory_logs": torch.cat([one.logs for one in some]).to(device),
+    }
+
+
+def remembered(batch: Mapping[str, torch.Tensor]) -> int:
+    """Return how many of a batch's trained places, its last ones, are answers of the base."""
+    return len(batch["memory_ids"]) if "memory_ids" in batch else 0
+
+
+def forgotten(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Compute how far a tuned model is from its base.
+
+    Args:
+        logits: Of the remembered places [remembered tokens, vocabulary].
+        batch: From `added`.
+
+    Returns:
+        KL(base || tuned) summed over the places, nats, fp32; tokens beyond the likeliest `KEPT` count as one.
+    """
+    ids, logs, logits = batch["memory_ids"], batch["memory_logs"], logits.float()
     ours = logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)
     rest, our_rest = ((1 - each.exp().sum(-1)).clamp(min=LEAST) for each in (logs, ours))
-    apart = (logs.exp() * (logs - ours)).sum(-1) + rest * (rest / our_rest).log()
-    return apart.mean()
+    return ((logs.exp() * (logs - ours)).sum(-1) + rest * (rest / our_rest).log()).sum()
+
+
+def drawn(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return a zero whose gradient draws the model to its base: the loss that is logged stays the rows' own."""
+    apart = WEIGHT * forgotten(logits, batch)
+    return apart - apart.detach()

@@ -56,18 +56,21 @@ def summed_loss(
         choice: Weight of `choice_loss`; the batch must hold choices then.
 
     Returns:
-        Summed cross-entropy in nats (fp32) and the number of trained tokens.
+        Summed cross-entropy in nats (fp32) and the number of trained tokens, those of `remember.added` left out.
     """
     # Position i predicts the token at i + 1.
     targets = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE)
     kept = targets != IGNORE
     with _head_at(head, kept) as seen:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    chosen = logits[0] if seen else logits[kept]
-    loss = torch.nn.functional.cross_entropy(chosen.float(), targets[kept], reduction="sum")
+    chosen, wanted = logits[0] if seen else logits[kept], targets[kept]
+    own = len(wanted) - remember.remembered(batch)
+    loss = torch.nn.functional.cross_entropy(chosen[:own].float(), wanted[:own], reduction="sum")
+    if own < len(wanted):
+        loss = loss + remember.drawn(chosen[own:], batch)
     if choice:
         loss = loss + choice * choice_loss(seen[0], head.weight, head.bias, batch)
-    return loss, int(kept.sum())
+    return loss, own
 
 
 class RowTrainer(Trainer):  # type: ignore[misc]
@@ -108,23 +111,22 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Return the share of this batch in the mean loss of the step."""
-        total, count = self.summed_loss(model, inputs, choices.WEIGHT)
+        total, count = self.summed_loss(model, self._with_memories(inputs), choices.WEIGHT)
         rows = [self.train_dataset.rows[index] for index in inputs["rows"].tolist()]
         guards.check_loss(total.detach(), rows, self.state.global_step + 1)
         self.tokens += int(inputs["attention_mask"].sum())
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # The gradients of processes are averaged, not summed.
-        return loss + self._forgetting(model)
+        return loss
 
-    def _forgetting(self, model: Any) -> torch.Tensor | float:
-        """Return, once a step, a zero whose gradient draws the model to its base: the logged loss stays the rows'."""
+    def _with_memories(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Add, to the first batch of a step, answers of the base that shall stay."""
         step = self.state.global_step
         if not self.memories or step == self.remembered:
-            return 0.0
+            return batch
         self.remembered = step
-        apart = remember.WEIGHT * remember.distance(model, self.memories, f"{self.args.seed}/{step}/{self.args.process_index}")
-        return apart - apart.detach()
+        return remember.added(batch, self.memories, f"{self.args.seed}/{step}/{self.args.process_index}")
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from actune.base.rates import onednn_fp32
+from actune.tune import remember
 from actune.tune.choices import choice_loss
 from actune.tune.fast import attention, blocks, head, linear, norm
 from actune.tune.fast.pack import Pack, pack
@@ -98,13 +99,18 @@ class FastPath:
         rows = pack(batch, share=not (self.drops and self.model.training))
         with self._at(rows.kept) as seen:
             output = self._run(model, rows)
+        own = len(rows.targets) - remember.remembered(batch)
+        targets, weight, bias = rows.targets[:own], self.head.weight, self.head.bias
         if self.chunked:
-            total = head.summed_cross_entropy(seen[0], self.head.weight, self.head.bias, rows.targets)
+            total = head.summed_cross_entropy(seen[0][:own], weight, bias, targets)
         else:
-            total = torch.nn.functional.cross_entropy(output.logits[0].float(), rows.targets, reduction="sum")
+            total = torch.nn.functional.cross_entropy(output.logits[0, :own].float(), targets, reduction="sum")
+        if own < len(rows.targets):
+            logits = torch.nn.functional.linear(seen[0][own:], weight, bias) if self.chunked else output.logits[0, own:]
+            total = total + remember.drawn(logits, batch)
         if choice:
-            total = total + choice * choice_loss(seen[0], self.head.weight, self.head.bias, batch)
-        return total, len(rows.targets)
+            total = total + choice * choice_loss(seen[0], weight, bias, batch)
+        return total, own
 
     def _run(self, model: Any, rows: Pack, **more: Any) -> Any:
         # A mask of four dimensions passes through transformers as it is; packed attention needs none.
