@@ -33,24 +33,33 @@ from actune.evaluate.bootstrap import Estimate, Resampled
 from actune.script.events import Act
 from actune.script.parser import parse
 from actune.script.score import Outcome, tally
-from actune.tune import choices, split
+from actune.tune import choices, remember, split
 from actune.tune.command import WRITTEN_LAST, train
 from actune.tune.options import TrainOptions
 
 CHOOSING, HOLD_OUT, MOST_TOKENS, BATCH, CHUNK, SEED = 240, 0.2, 64, 16, 64, 1
 OWN = ("hold-out", "unpractised")
 SHOWN = ("f1", "precision", "recall", "exact_act", "none_right", "order", "repeat", "valid")
+FOLDER = str.maketrans({" ": "-", "/": "over", "*": "x"})
 SIMPLE = TrainOptions(practice="off")
 PRACTISED = TrainOptions(practice="on")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Something to measure: its options, the lifts of its rows, and the weight of the choice among names."""
+    """Something to measure.
+
+    Args:
+        options: None for the base.
+        lifts: Of its rows.
+        choice: Weight of the choice among names.
+        remember: Weight of the distance from the base's answers to general questions.
+    """
 
     options: TrainOptions | None
     lifts: frozenset[augment.Lift] = augment.LIFTS
     choice: float = choices.WEIGHT
+    remember: float = remember.WEIGHT
 
 
 VARIANTS = {
@@ -64,6 +73,8 @@ VARIANTS = {
     **{f"practice +{lift}": Variant(PRACTISED, frozenset({lift})) for lift in sorted(augment.ALL_LIFTS)},
     "practice +choice": Variant(PRACTISED, frozenset(), 1.0),
     "practice +all": Variant(PRACTISED, augment.ALL_LIFTS, 1.0),
+    "practice -remember": Variant(PRACTISED, frozenset(), remember=0.0),
+    "practice remember*3": Variant(PRACTISED, frozenset(), remember=3.0),
     "kept": Variant(TrainOptions()),
 }
 
@@ -121,19 +132,19 @@ def read(table: Path, public: Path, more: Path | None, lang: str) -> Data:
 @contextmanager
 def lifted(variant: Variant) -> Iterator[None]:
     """Let trainings use a variant's lifts."""
-    before = augment.LIFTS, choices.WEIGHT
-    augment.LIFTS, choices.WEIGHT = variant.lifts, variant.choice
+    before = augment.LIFTS, choices.WEIGHT, remember.WEIGHT
+    augment.LIFTS, choices.WEIGHT, remember.WEIGHT = variant.lifts, variant.choice, variant.remember
     try:
         yield
     finally:
-        augment.LIFTS, choices.WEIGHT = before
+        augment.LIFTS, choices.WEIGHT, remember.WEIGHT = before
 
 
 def trained(name: str, variant: Variant, base: str, rows: Path, out: Path) -> str:
     """Train a variant, unless that is done; return what to load."""
     if variant.options is None:
         return base
-    run = out / "runs" / name.replace(" ", "-").replace("/", "over")
+    run = out / "runs" / name.translate(FOLDER)
     if not (run / WRITTEN_LAST).is_file():
         with lifted(variant):
             status = train([rows], base=base, out=run, options=variant.options, resume=(run / "actune.json").is_file())
