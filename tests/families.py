@@ -20,6 +20,8 @@ class Family:
         format: How its models are talked to.
         config: What its config has beyond `SIZES`.
         code: A folder under tests with the Python code that the base brings.
+        pieces: llama.cpp's converter gets a SentencePiece tokenizer: from this family it wants one; or, for Qwen2, the
+            words of another family will not do: transformers cuts them by Qwen2's rules.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Family:
     format: Format
     config: Mapping[str, Any] = field(default_factory=dict)
     code: str = ""
+    pieces: bool = False
 
 
 # Four heads over two: every grouped form is used. What a config does not know it ignores.
@@ -47,14 +50,14 @@ SLIDING = {"sliding_window": 48, "layer_types": ["sliding_attention", "full_atte
 FAMILIES = (
     Family("Llama 2", "llama", formats.LLAMA_2, config={"num_key_value_heads": 4}),
     Family("Llama 3", "llama", formats.LLAMA_3, config={"tie_word_embeddings": True}),
-    Family("Qwen2", "qwen2", formats.QWEN2, config={"tie_word_embeddings": True}),
+    Family("Qwen2", "qwen2", formats.QWEN2, config={"tie_word_embeddings": True}, pieces=True),
     Family("Qwen3", "qwen3", formats.QWEN3),
-    Family("Qwen3-MoE", "qwen3_moe", formats.QWEN3, config=EXPERTS),
+    Family("Qwen3-MoE", "qwen3_moe", formats.QWEN3, config={**EXPERTS, "norm_topk_prob": True}),
     Family("Mistral", "mistral", formats.MISTRAL, config={"sliding_window": 64}),
     Family("Mixtral", "mixtral", formats.MIXTRAL, config={"num_local_experts": 4, "num_experts_per_tok": 2}),
-    Family("Gemma 2", "gemma2", formats.GEMMA_2, config={**SLIDING, "query_pre_attn_scalar": 8}),
+    Family("Gemma 2", "gemma2", formats.GEMMA_2, config={**SLIDING, "query_pre_attn_scalar": 8}, pieces=True),
     Family("Gemma 3", "gemma3_text", formats.GEMMA_2, config={**SLIDING, "query_pre_attn_scalar": 8}),
-    Family("Phi-3", "phi3", formats.PHI_3),
+    Family("Phi-3", "phi3", formats.PHI_3, pieces=True),
     Family(
         "Phi-4-mini",
         "phi3",
@@ -63,6 +66,7 @@ FAMILIES = (
             "tie_word_embeddings": True,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
         },
+        pieces=True,
     ),
     Family("GLM-4", "glm4", formats.GLM_4),
     Family("InternLM3", "internlm3", formats.INTERNLM3),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from pathlib import Path
 
 from actune.base.source import resolve
 from actune.errors import UserError
+from actune.export import gguf
 from actune.export.gguf import TOOL, make_gguf
+from conftest import make_rows
 from families import FAMILIES, Family
 from family_trial import YES, Trial, make_base
 
@@ -43,20 +46,21 @@ What the columns say:
 * **merge**: the merged folder equals base and adapter kept apart (fp32, same greedy text), with the base's own names
   of weights in its files, so that other programs load it.
 * **constrained**: a model that is pushed to begin tags writes listed actions and nothing else in them.
-* **GGUF**: llama.cpp's converter ({TOOL}) takes the base; here it has the words of another tokenizer, for the
-  converter knows tokenizers by their words.
+* **GGUF**: llama.cpp's converter ({TOOL}) takes the base, here with words of a tokenizer that it knows.
 
-With `--dropout` (the recipe `origin` has it) stacked experts get no adapter, for peft has no dropout for them; the run
-says so. `--targets` names what gets one instead: ends of names, separated by commas, of modules (`q_proj`) or of
-stacked experts (`experts.down_proj`).
+With `--dropout` (the recipe `origin` has it) stacked experts get no adapter, for peft has no dropout for them; with
+`--quantize` they stay in float, for only linear modules are quantised. Where a part gets no adapter the run says so.
+`--targets` names what gets one instead: ends of names, separated by commas, of modules (`q_proj`) or of stacked
+experts (`experts.down_proj`).
 
 Formats were compared with the examples in `tests/family_formats.py`, each with its source. A base that brings its own
 Python code is refused without `--trust-remote-code`.
 
 各列含义: trains 提示与该系列文档一致, 训练两步且所有检查通过, 除输出头外的线性模块与各层专家权重都带适配器 (路由不变);
-fast path 快速路径在该基座上证明等价, 否则写明改走普通路径的原因; resume 从检查点继续, 结果逐位相同; merge 合并后与
-"基座 + 独立适配器" 相同 (fp32); constrained 被强推去行动的模型也只写出列表中的动作; GGUF 表示 llama.cpp 的转换器接受
-该基座。使用 `--dropout` 时专家权重不带适配器 (运行时会说明); `--targets` 可指定模块或专家权重名称的结尾。自带 Python
+fast path 快速路径在该基座上证明等价, 否则写明改走普通路径的原因; resume 从检查点继续, 结果逐位相同;
+merge 合并后与 "基座 + 独立适配器" 相同 (fp32); constrained 被强推去行动的模型也只写出列表中的动作;
+GGUF 表示 llama.cpp 的转换器接受该基座。使用 `--dropout` 时专家权重不带适配器, 使用 `--quantize` 时专家权重保持浮点,
+运行时会说明; `--targets` 可指定模块或专家权重名称的结尾。自带 Python
 代码的基座须加 `--trust-remote-code`。
 """
 
@@ -86,10 +90,24 @@ def converted(family: Family, work: Path) -> str:
         family: The family.
         work: A folder to work in.
     """
-    # A tokenizer that the converter knows: a bundled one, Gemma's own for Gemma.
-    words = resolve("gemma3" if family.kind.startswith("gemma") else "smollm2").path
-    base = make_base(family, words, work / "base")
+    # The converter knows tokenizers by their words, and those of the bundled bases it knows. From some families it
+    # wants another kind: they get one beside it.
+    base = make_base(family, resolve("gemma3" if family.kind.startswith("gemma") else "smollm2").path, work / "base")
+    if family.pieces:
+        _add_pieces(base)
     return _told(lambda: str(make_gguf(base, work / "model.gguf", "f32")) and YES)
+
+
+def _add_pieces(base: Path) -> None:
+    """Train a small SentencePiece model, by the library that the converter brings."""
+    lines = [text for row in make_rows(40) for text in (*row.actions, row.question, *row.script.splitlines())]
+    (base.parent / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    code = (
+        "import sys, sentencepiece; sentencepiece.SentencePieceTrainer.train("
+        "input=sys.argv[1], model_prefix=sys.argv[2], vocab_size=400, byte_fallback=True, hard_vocab_limit=False)"
+    )
+    command = [sys.executable, "-c", code, str(base.parent / "lines.txt"), str(base / "tokenizer")]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(gguf._converter())}, check=True, capture_output=True)
 
 
 def _told(look: Callable[[], str]) -> str:
@@ -102,9 +120,7 @@ def _told(look: Callable[[], str]) -> str:
 def _brief(error: UserError) -> str:
     """Say in a few words what a command says at length."""
     known = {
-        "tokenizer.model": "the converter wants a SentencePiece file, which this base has not",
         "is not supported": "the converter does not know it",
-        "BPE pre-tokenizer": "the converter does not know the words that this base has",
         "AttributeError: DSPARK": "this version of the converter fails of itself",
     }
     return next((brief for part, brief in known.items() if part in error.got), error.got.splitlines()[0])

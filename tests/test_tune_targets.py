@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -18,7 +20,7 @@ DEEPSEEK = next(family for family in FAMILIES if family.name == "DeepSeek-V3")
 STACKS = ["model.layers.1.mlp.experts.down_proj", "model.layers.1.mlp.experts.gate_up_proj"]
 
 
-def model() -> object:
+def model() -> Any:
     """Of two layers the second has experts, and shared experts that are linear modules."""
     config = AutoConfig.for_model(DEEPSEEK.kind, **{**SIZES, **DEEPSEEK.config, "vocab_size": 64})
     return AutoModelForCausalLM.from_config(config)
@@ -59,6 +61,16 @@ def test_with_dropout_experts_stay_frozen_and_that_is_said(caplog: pytest.LogCap
     assert len(found) == 10
     assert STACKS[1] in caplog.text
     assert "(8)" in caplog.text
+
+
+def test_what_is_quantised_and_named_like_a_part_of_an_expert_stays_frozen() -> None:
+    bare = model()
+    weight = bare.model.layers[0].mlp.up_proj.weight
+    weight.requires_grad_(False)
+    weight.data = weight.data.to(torch.int8)
+    targets = find_targets(bare, ["all-linear"], 0.0)
+    assert targets.frozen == ["model.layers.0.mlp.up_proj.weight"]
+    assert not {*targets.modules, *targets.parameters} & {"model.layers.0.mlp.up_proj", *targets.frozen}
 
 
 def test_without_stacked_experts_peft_finds_the_modules() -> None:

@@ -54,10 +54,11 @@ def add_lora(model: PreTrainedModel, settings: Settings) -> Any:
 
 
 def _say_frozen(names: list[str]) -> None:
-    layers = f"{names[0]} ... ({len(names)})"
+    some = f"{names[0]} ... ({len(names)})"
     log.warning(
         either(
-            f"experts stay as they are, the rest is tuned: with --dropout they cannot get an adapter: {layers}",
-            f"专家权重保持不变, 其余部分照常训练: 使用 --dropout 时它们无法带适配器: {layers}",
+            "these stay as they are, the rest is tuned; "
+            f"with --dropout or --quantize peft has no adapter for them: {some}",
+            f"这些权重保持不变, 其余照常训练; 使用 --dropout 或 --quantize 时 peft 无法为其加适配器: {some}",
         )
     )

@@ -22,8 +22,9 @@ class Targets:
 
     Args:
         modules: Names of modules as peft takes them, or `ALL`.
-        parameters: Names of weights that are no module's of their own: the experts of a layer, stacked [experts, ...].
-        frozen: Stacked experts that could have one but get none.
+        parameters: Names of weights that get one without their module: the stacked experts of a layer [experts, ...],
+            and those of modules that peft would lose.
+        frozen: Weights that should have one and cannot.
     """
 
     modules: str | list[str]
@@ -38,7 +39,7 @@ def find_targets(model: Any, wanted: Iterable[str], dropout: float) -> Targets:
         model: The base.
         wanted: Names, or ends of names, of modules and stacked experts; or only `ALL`: all linear modules but the
             head, and all stacked experts.
-        dropout: Of the adapter; peft has none for stacked experts.
+        dropout: Of the adapter; peft has none for weights without their module.
     """
     names = list(wanted)
     stacked = stacked_experts(model)
@@ -47,12 +48,11 @@ def find_targets(model: Any, wanted: Iterable[str], dropout: float) -> Targets:
     linear = _linear(model)
     chosen = [name for name in linear if names == [ALL] or _named(name, names)]
     experts = [name for name in stacked if names == [ALL] or _named(name, names)]
-    parts = [name for name in chosen if name.rpartition(".")[2] in _PARTS]
-    modules = [name for name in chosen if name not in parts]
-    if dropout:
-        # Without a module of its own a weight cannot drop its input; the linear ones need not suffer for that.
-        return Targets(modules, [], [*experts, *parts])
-    return Targets(modules, [*experts, *(f"{name}.weight" for name in parts)])
+    parts = [f"{name}.weight" for name in chosen if name.rpartition(".")[2] in _PARTS]
+    modules = [name for name in chosen if f"{name}.weight" not in parts]
+    # Without a module of its own a weight cannot drop its input, and one held in 4 or 8 bits cannot be added to.
+    frozen = [name for name in (*experts, *parts) if dropout or not model.get_parameter(name).is_floating_point()]
+    return Targets(modules, [name for name in (*experts, *parts) if name not in frozen], frozen)
 
 
 def stacked_experts(model: Any) -> list[str]:
