@@ -11,8 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig, Phi3Config, Qwen2Config
 
+from actune.base.load import load_model, load_tokenizer
+from actune.base.rates import Rates
+from actune.base.source import resolve
+from actune.data.load import load_rows
 from actune.prompt import PromptFormat
-from actune.tune.dataset import RowDataset, collate
+from actune.tune.dataset import RowDataset, collate, view_of
 from actune.tune.encode import IGNORE
 from actune.tune.fast import head, linear, proof
 from actune.tune.fast.pack import pack
@@ -265,12 +269,67 @@ def losses_of(model: Any, batches: list[dict[str, torch.Tensor]], loss: Any, ste
     return seen
 
 
-def test_thirty_steps_follow_the_plain_path(tiny_tokenizer_folder: Path) -> None:
-    data = dataset(tiny_tokenizer_folder, 12)
-    batches = [collate([data[place] for place in range(begin, begin + 4)]) for begin in (0, 4, 8)]
-    plain, other = tuned(KINDS["qwen2"]), tuned(KINDS["qwen2"])
-    wanted = losses_of(plain, batches, lambda b: summed_loss(plain, plain.get_output_embeddings(), b), 30, 2e-3)
+def batches_of(data: RowDataset, size: int) -> list[dict[str, torch.Tensor]]:
+    return [collate([data[place] for place in range(at, at + size)]) for at in range(0, len(data) - size + 1, size)]
+
+
+def apart_after_thirty(model: Any, other: Any, batches: list[dict[str, torch.Tensor]], lr: float) -> float:
+    """The largest difference of two trainings' losses, the first on the plain path, the second on the fast one."""
+    head = model.get_output_embeddings()
+    wanted = losses_of(model, batches, lambda batch: summed_loss(model, head, batch), 30, lr)
+    assert wanted[-1] < wanted[0] - 0.01
     with FastPath(other) as path:
-        got = losses_of(other, batches, lambda b: path.loss(other, b), 30, 2e-3)
-    assert wanted[-1] < wanted[0] - 0.02
-    assert max(abs(one - two) for one, two in zip(got, wanted, strict=True)) <= 1e-3
+        got = losses_of(other, batches, lambda batch: path.loss(other, batch), 30, lr)
+    return max(abs(one - two) for one, two in zip(got, wanted, strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-3), (torch.bfloat16, 5e-3)])
+def test_thirty_steps_follow_the_plain_path_in_fp32(
+    dtype: torch.dtype, most: float, tiny_tokenizer_folder: Path
+) -> None:
+    batches = batches_of(dataset(tiny_tokenizer_folder, 12), 4)
+    config = Qwen2Config(**SIZES | {"hidden_size": 128, "intermediate_size": 256})
+    other = tuned(config)
+    for name, value in other.named_parameters():
+        if "lora_" not in name:
+            value.data = value.data.to(dtype)
+    assert apart_after_thirty(tuned(config), other, batches, 3e-4) <= most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "most"), [("fp32", 1e-3), ("bf16", 5e-3)])
+def test_thirty_steps_of_smollm2_follow_the_plain_path_in_fp32(dtype: str, most: float) -> None:
+    """With the mean rate of the recipe `small`."""
+    folder = resolve("smollm2").path
+    settings, tokenizer = settle(TrainOptions()), load_tokenizer(folder)
+    rows = load_rows([Path(__file__).parent.parent / "examples" / "actions_en.csv"], None)
+    data = RowDataset(rows, tokenizer, PromptFormat.for_rows(rows, tokenizer), view_of(rows, settings, 8192))
+    plain, other = (add_lora(load_model(folder, "cpu", kind), settings) for kind in ("fp32", dtype))
+    assert apart_after_thirty(plain, other, batches_of(data, 8), settings.lr / 2) <= most
+
+
+def test_auto_takes_bf16_where_it_is_clearly_quicker_and_proves_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tiny_tokenizer_folder: Path
+) -> None:
+    data = dataset(tiny_tokenizer_folder)
+    wide = LlamaConfig(**SIZES | {"hidden_size": 256})
+    quick, slow = Rates(100, 0, 200, 10, 10), Rates(100, 180, 200, 10, 10)
+
+    def dtypes(config: Any, auto: bool = True, **options: Any) -> set[torch.dtype]:
+        model = tuned(config, **options)
+        choice = proof.choose(model, data, plain=False, auto=auto)
+        assert choice.fast
+        assert {value.dtype for name, value in model.named_parameters() if "lora_" in name} == {torch.float32}
+        return {value.dtype for name, value in model.named_parameters() if "lora_" not in name}
+
+    monkeypatch.setattr(proof, "rates", lambda: quick)
+    assert dtypes(wide) == {torch.bfloat16}
+    assert dtypes(wide, auto=False) == {torch.float32}
+    assert dtypes(KINDS["llama"]) == {torch.float32}
+    monkeypatch.setattr(proof, "rates", lambda: slow)
+    assert dtypes(wide) == {torch.float32}
+    monkeypatch.setattr(proof, "rates", lambda: quick)
+    monkeypatch.setitem(proof.TOLERANCE, torch.bfloat16, 1e-4)
+    with caplog.at_level(logging.WARNING):
+        assert dtypes(wide) == {torch.float32}
+    assert "bf16" in caplog.text

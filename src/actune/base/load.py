@@ -54,7 +54,8 @@ def pick_dtype(device: torch.device | str, wanted: str = "auto") -> torch.dtype:
     """Return the dtype of the weights.
 
     `auto` is bf16 on CUDA devices that compute in it, else fp16 there, and fp32 on the CPU and Apple's devices:
-    bf16 is several times slower than fp32 on many CPUs and loses part of a LoRA update.
+    bf16 is several times slower than fp32 on many CPUs, and hardly quicker where tokens are decoded one by one.
+    A training on a CPU takes it where it proves itself (`tune/fast/proof.py`).
 
     Args:
         device: Where the model will be.
@@ -70,6 +71,11 @@ def pick_dtype(device: torch.device | str, wanted: str = "auto") -> torch.dtype:
     if torch.device(device).type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def word_of(dtype: torch.dtype) -> str:
+    """Return the name that the options have for a dtype."""
+    return next(word for word, kind in DTYPES.items() if kind == dtype)
 
 
 def load_tokenizer(path: Path | str, trust_remote_code: bool = False) -> Any:

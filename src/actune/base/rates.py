@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ SHAPE = (300, 576, 1536)
 SECONDS = 0.05
 # Relative error of a product against fp64. fp32 has 3e-7 at this size, a product that rounds its inputs to bf16 2e-3.
 KEEPS_FP32 = 2e-6
+LIMITS = ("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ def cpu_kind() -> str:
 
 def rates() -> Rates:
     """Measure, or look up what was measured on this kind of CPU with this torch and these threads."""
-    key = f"{cpu_kind()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    # Set by hand, these hold the libraries to older instructions.
+    held = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
+    key = "; ".join([f"{cpu_kind()}, torch {torch.__version__}, {torch.get_num_threads()} threads", *held])
     store = cache_folder() / "rates.json"
     store.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(store.with_suffix(".lock")):

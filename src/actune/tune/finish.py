@@ -8,10 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import set_peft_model_state_dict
 from rich.console import Console
 from safetensors.torch import load_file
 
+from actune.base.load import pick_dtype
 from actune.base.quantize import is_quantized
 from actune.errors import either
 from actune.script.acting import Acting
@@ -88,9 +90,11 @@ def _calibrated(prepared: Prepared, trainer: RowTrainer) -> tuple[Acting, dict[s
     own = list(prepared.valid.rows) if prepared.valid else []
     more = practice.unseen(prepared.manifest.practice, fmt.language)
     rows = [*own, *more[: max(0, MOST_ROWS - len(own))]]
-    engine = engine_for(model.eval(), prepared.train)
-    # As in use: folded into the weights, unless that would round the adapter away.
+    # As in use: in its dtype, folded into the weights, unless that would round the adapter away.
     folded = not is_quantized(model)
+    if folded and pick_dtype(model.device) == torch.float32:
+        model.float()
+    engine = engine_for(model.eval(), prepared.train)
     if folded:
         model.merge_adapter()
     try:

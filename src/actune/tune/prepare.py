@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from actune.base.load import load_model, load_tokenizer
+from actune.base.load import load_model, load_tokenizer, word_of
 from actune.base.rates import cpu_kind
 from actune.base.source import Source
 from actune.data.rows import Row
@@ -131,16 +131,12 @@ def _new_manifest(
         },
         probe={
             "device": str(model.device),
-            "dtype": _word(model.dtype),
+            "dtype": word_of(model.dtype),
             "threads": torch.get_num_threads(),
             "cpu": cpu_kind(),
         },
         versions=versions(),
     )
-
-
-def _word(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
 
 
 def _refuse_choice_rows(rows: Sequence[Row]) -> None:

@@ -103,25 +103,27 @@ def attention(module: Any, heard: Heard) -> Callable[..., Any] | None:
 
 
 class _Rotate(torch.autograd.Function):
-    """Rotary positions of heads [1, length, heads, size] by cosines and sines [1, length, rotated size]."""
+    """Rotary positions of heads [1, length, heads, size] by cosines and sines [1, length, rotated size]; in fp32."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
+        ctx.dtype = x.dtype
         return _rotated(x, cos, sin, back=False)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        return _rotated(grads[0], cos, sin, back=True), None, None
+        return _rotated(grads[0], cos, sin, back=True).to(ctx.dtype), None, None
 
 
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, back: bool) -> torch.Tensor:
     """Turn the halves of each head's rotated part, or turn gradients back."""
     size = cos.shape[-1]
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     out[..., size:] = x[..., size:]
     first, second = x[..., : size // 2], x[..., size // 2 : size]
+    x, cos, sin = x.float(), cos.float(), sin.float()
     cosines, sines = cos.unsqueeze(2).chunk(2, -1), sin.unsqueeze(2).chunk(2, -1)
     into = out[..., : size // 2], out[..., size // 2 : size]
     if back:

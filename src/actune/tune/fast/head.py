@@ -6,8 +6,12 @@ from typing import Any
 
 import torch
 
+from actune.base.rates import onednn_fp32
+
 # Logits that are alive at once, in numbers: 64 MB in fp32.
 MOST_LOGITS = 1 << 24
+# Words of the vocabulary whose weights are widened at once: they stay in the cache.
+WORDS = 2048
 
 
 def summed_cross_entropy(
@@ -40,7 +44,7 @@ class _CrossEntropy(torch.autograd.Function):
         size = max(1, MOST_LOGITS // weight.shape[0])
         for begin in range(0, len(hidden), size):
             some, wanted = hidden[begin : begin + size], targets[begin : begin + size]
-            logits = torch.nn.functional.linear(some, weight, bias).float()
+            logits = _logits(some, weight, bias)
             chances = torch.log_softmax(logits, -1)
             total += torch.nn.functional.nll_loss(chances, wanted, reduction="sum")
             if gradient is not None:
@@ -54,3 +58,19 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
         return gradient * grads[0].to(gradient.dtype), None, None, None
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Compute logits in fp32 [places, vocabulary].
+
+    Logits of 20 rounded to bf16 are 0.06 off. Products of bf16 numbers that are summed and given back in fp32 come
+    from oneDNN's fp32 product with bf16 inside: the inputs lose nothing by it.
+    """
+    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
+        return torch.nn.functional.linear(hidden, weight, bias).float()
+    logits = torch.empty(len(hidden), len(weight), dtype=torch.float32)
+    wide = hidden.float()
+    with onednn_fp32():
+        for begin in range(0, len(weight), WORDS):
+            logits[:, begin : begin + WORDS] = wide @ weight[begin : begin + WORDS].float().t()
+    return logits if bias is None else logits.add_(bias)

@@ -99,7 +99,8 @@ class _Project(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, numbers: list[tuple[float, float]], *tensors: torch.Tensor | None
     ) -> tuple[torch.Tensor, ...]:
-        flat = x.reshape(-1, x.shape[-1])
+        assert tensors[0] is not None
+        flat = x.reshape(-1, x.shape[-1]).to(tensors[0].dtype)
         outs, saved = [], []
         for index, (scale, dropout) in enumerate(numbers):
             weight, bias, a, b = tensors[4 * index : 4 * index + 4]
@@ -108,7 +109,7 @@ class _Project(torch.autograd.Function):
                 outs.append(torch.nn.functional.linear(flat, weight, bias))
                 saved += [weight, None, None, None, None]
                 continue
-            a, scaled = a.to(x.dtype), (b * scale).to(x.dtype)
+            a, scaled = a.to(flat.dtype), (b * scale).to(flat.dtype)
             mask = kept_mask(flat.shape, dropout, x.device) if dropout else None
             inner = _dropped(flat, mask, dropout) @ a.t()
             out = (inner @ scaled.t()).addmm_(flat, weight.t())

@@ -55,7 +55,7 @@ class _Norm(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         scale = weight.float() + plus
         inverse = torch.empty(len(flat), 1, dtype=torch.float32, device=x.device)
-        out = torch.empty_like(flat)
+        out = torch.empty_like(flat, dtype=weight.dtype)
         for begin in range(0, len(flat), ROWS):
             some, into = flat[begin : begin + ROWS].float(), out[begin : begin + ROWS]
             ratio = torch.linalg.vector_norm(some, dim=-1, keepdim=True).square_()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 import torch
 
+from actune.base.load import word_of
+from actune.base.quantize import is_quantized
 from actune.base.rates import rates
 from actune.errors import either
 from actune.tune.dataset import RowDataset, collate
@@ -30,6 +32,8 @@ TRIES = ((True, True, True), (True, True, False), (False, True, False), (True, F
 SPARE = 0.6
 # A route that is hardly quicker is no gain, only another way for results to differ.
 WORTH = 1.15
+# bf16 rounds: it must be worth it, as it is where the CPU has instructions for it, and the base not be a toy.
+CLEARLY, LEAST_WIDTH = 1.5, 256
 LOSS_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
@@ -58,13 +62,14 @@ class Choice:
         return asdict(self)
 
 
-def choose(model: Any, rows: RowDataset, plain: bool) -> Choice:
+def choose(model: Any, rows: RowDataset, plain: bool, auto: bool = False) -> Choice:
     """Find out which path a new run takes.
 
     Args:
-        model: The base with its adapter, as the training begins with it.
+        model: The base with its adapter, as the training begins with it. Its base comes back in bf16 if `auto` says so.
         rows: The training rows.
         plain: The user wants the plain path.
+        auto: Compute in bf16 where that is quicker and proves itself.
     """
     if plain:
         return Choice(False, why="--plain")
@@ -76,8 +81,11 @@ def choose(model: Any, rows: RowDataset, plain: bool) -> Choice:
         for chunked, blocks, onednn in TRIES:
             if onednn and not _onednn_pays(model):
                 continue
-            problem = _problem(FastPath(model, chunked=chunked, blocks=blocks, onednn=onednn), batch, wanted)
+            path = FastPath(model, chunked=chunked, blocks=blocks, onednn=onednn)
+            problem = _problem(path, batch, wanted)
             if not problem:
+                if auto and _bf16_pays(model):
+                    _narrow(path, batch, wanted)
                 return Choice(True, chunked, blocks, onednn, why=why)
             why = why or problem
     log.warning(
@@ -87,6 +95,29 @@ def choose(model: Any, rows: RowDataset, plain: bool) -> Choice:
         )
     )
     return Choice(False, why=why)
+
+
+def _bf16_pays(model: Any) -> bool:
+    base = model.get_base_model()
+    if model.device.type != "cpu" or model.dtype != torch.float32 or is_quantized(model):
+        return False
+    # What transformers keeps in fp32 at loading would not be kept here, and a resumed run would be another one.
+    if base._keep_in_fp32_modules_strict or base.config.get_text_config().hidden_size < LEAST_WIDTH:
+        return False
+    found = rates()
+    return found.bf16 > CLEARLY * max(found.fp32, found.onednn)
+
+
+def _narrow(path: FastPath, batch: Mapping[str, torch.Tensor], wanted: tuple[float, dict[str, torch.Tensor]]) -> None:
+    """Round the base to bf16, if the fast path then still computes what the plain one does in fp32."""
+    whole = [(value, value.data) for name, value in path.model.named_parameters() if "lora_" not in name]
+    for value, data in whole:
+        value.data = data.bfloat16()
+    problem = _problem(path, batch, wanted)
+    if problem:
+        log.warning(either(f"training stays in fp32: bf16 is too coarse here ({problem})", f"训练保持 fp32: {problem}"))
+        for value, data in whole:
+            value.data = data
 
 
 def _onednn_pays(model: Any) -> bool:
@@ -149,22 +180,23 @@ def _problem(path: FastPath, batch: Mapping[str, torch.Tensor], wanted: tuple[fl
     return ""
 
 
-def settled(prepared: Any, model: Any, need: int) -> Any:
-    """Return a new run's preparation with the path it takes in its manifest; of a resumed run, the same.
+def settled(prepared: Any, model: Any, need: Callable[[], int]) -> Any:
+    """Return a new run's preparation with the path and dtype it takes in its manifest; of a resumed run, the same.
 
     Args:
         prepared: All that the training needs.
         model: The base with its adapter, as the training begins with it.
-        need: Bytes that the training takes if nothing is computed twice.
+        need: Gives the bytes that the training takes if nothing is computed twice.
     """
     manifest, settings = prepared.manifest, prepared.settings
     if "path" in manifest.probe:
         return prepared
-    choice = choose(model, prepared.train, settings.plain)
+    choice = choose(model, prepared.train, settings.plain, settings.dtype == "auto")
     if choice.fast and model.device.type == "cpu":
         # What computing twice would save must be needed: it costs a third more time.
-        choice = replace(choice, recompute=need > SPARE * psutil.virtual_memory().available)
-    return replace(prepared, manifest=replace(manifest, probe=manifest.probe | {"path": choice.to_dict()}))
+        choice = replace(choice, recompute=need() > SPARE * psutil.virtual_memory().available)
+    probe = manifest.probe | {"dtype": word_of(model.dtype), "path": choice.to_dict()}
+    return replace(prepared, manifest=replace(manifest, probe=probe))
 
 
 def path_of(prepared: Any, model: Any) -> FastPath | None:
