@@ -29,7 +29,9 @@ from families import SIZES, Family
 
 WEIGHTS = "adapter_model.safetensors"
 # Two steps of two batches of two rows; no rows are kept for validation.
-OPTIONS = TrainOptions(epochs=1, batch_size=2, grad_accum=2, valid=0.0, practice="off", lr=5e-3, save_steps=1)
+OPTIONS = TrainOptions(
+    epochs=1, batch_size=2, grad_accum=2, valid=0.0, practice="off", lr=5e-3, save_steps=1, dtype="fp32"
+)
 YES = "yes"
 
 

@@ -10,7 +10,9 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from actune.base.rates import Rates
 from actune.errors import UserError
+from actune.tune.fast import proof
 from actune.tune.lora import add_lora
 from actune.tune.options import TrainOptions, settle
 from actune.tune.targets import find_targets
@@ -71,6 +73,14 @@ def test_what_is_quantised_and_named_like_a_part_of_an_expert_stays_frozen() -> 
     targets = find_targets(bare, ["all-linear"], 0.0)
     assert targets.frozen == ["model.layers.0.mlp.up_proj.weight"]
     assert not {*targets.modules, *targets.parameters} & {"model.layers.0.mlp.up_proj", *targets.frozen}
+
+
+def test_a_base_with_experts_is_not_rounded_to_bf16_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof, "rates", lambda: Rates(1, 1, 9, 1, 1))
+    monkeypatch.setattr(proof, "LEAST_WIDTH", 0)
+    assert not proof._bf16_pays(add_lora(model(), settle(TrainOptions())))
+    config = AutoConfig.for_model("llama", **{**SIZES, "vocab_size": 64})
+    assert proof._bf16_pays(add_lora(AutoModelForCausalLM.from_config(config), settle(TrainOptions())))
 
 
 def test_without_stacked_experts_peft_finds_the_modules() -> None:

@@ -18,6 +18,7 @@ from actune.errors import either
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.fast.attention import CannotPack
 from actune.tune.fast.path import FastPath
+from actune.tune.targets import stacked_experts
 from actune.tune.trainer import summed_loss
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,8 @@ def _bf16_pays(model: Any) -> bool:
     # What transformers keeps in fp32 at loading would not be kept here, and a resumed run would be another one.
     if base._keep_in_fp32_modules_strict or base.config.get_text_config().hidden_size < LEAST_WIDTH:
         return False
+    if stacked_experts(base):
+        return False  # peft adds their update to the weights themselves: rounded to bf16, a small one would be lost
     found = rates()
     return found.bf16 > CLEARLY * max(found.fp32, found.onednn)
 
