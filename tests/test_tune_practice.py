@@ -103,6 +103,22 @@ def test_rows_that_the_practice_kept_help_to_measure_trainings_that_start_from_i
     assert room.unseen({}, "en") == room.unseen({"folder": str(at / "gone")}, "en") == []
 
 
+def test_what_has_practised_is_trained_more_gently_unless_told(at: Path, tiny_base: Path) -> None:
+    run = tune(at, tiny_base, "gentle", TrainOptions(valid=0.0))
+    options = read_manifest(run).options
+    assert (options["epochs"], options["lr"]) == (room.AFTERWARDS.epochs, room.AFTERWARDS.lr)
+    told = tune(at, tiny_base, "told", TrainOptions(valid=0.0, epochs=1, lr=3e-4))
+    assert (read_manifest(told).options["epochs"], read_manifest(told).options["lr"]) == (1, 3e-4)
+
+
+def test_a_training_rehearses_rows_that_the_practice_trained_on(at: Path, tiny_base: Path) -> None:
+    start = {"folder": str(practised(at))}
+    rows = room.practised(start, "en")
+    assert rows
+    assert not {row.question for row in rows} & {row.question for row in room.unseen(start, "en")}
+    assert room.practised({}, "en") == []
+
+
 def test_without_it_the_adapter_is_fresh(at: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tune(at, tiny_base, "fresh", TrainOptions(epochs=1, lr=1e-12, practice="off"))
     assert all(p.abs().max() < 1e-6 for name, p in load_file(run / WEIGHTS).items() if "lora_B" in name)

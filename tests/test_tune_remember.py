@@ -41,14 +41,18 @@ def known(base: Source) -> tuple[Any, list[remember.Memory]]:
     return model, remember.memories(model, tokenizer, PromptFormat.for_rows((), tokenizer), base)[0]
 
 
+def held(kept: list[remember.Memory], rows: RowDataset | None = None) -> remember.Kept:
+    return remember.Kept(kept, [] if rows is None else rows)  # type: ignore[arg-type]
+
+
 @torch.no_grad()
 def distance(model: Any, kept: list[remember.Memory]) -> float:
     """Mean distance a token from what the base answered, through the rows of a batch."""
     before = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": [-100, 6, 7]}
-    batch = remember.added({name: torch.tensor([row]) for name, row in before.items()}, kept, "any")
+    batch = remember.added({name: torch.tensor([row]) for name, row in before.items()}, held(kept), "any")
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     places = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=-100) != -100
-    count = remember.remembered(batch)
+    count = len(batch["memory_ids"])
     return float(remember.forgotten(logits[places][-count:], batch)) / count
 
 
@@ -132,7 +136,9 @@ def test_the_fast_path_remembers_as_the_plain_one_does(base: Source, rows: list[
                 value.normal_(0, 0.05, generator=torch.Generator().manual_seed(2))
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     data = RowDataset(rows[:3], tokenizer, PromptFormat.for_rows(rows, tokenizer), None)
-    batch = remember.added(collate([data[place] for place in range(3)]), kept, "any")
+    more = RowDataset(rows[3:9], tokenizer, data.fmt, None)
+    batch = remember.added(collate([data[place] for place in range(3)]), held(kept, more), "any")
+    assert len(batch["input_ids"]) == 3 + remember.REPLAYED + 3
     found = []
     for path in (None, FastPath(tuned, chunked=chunked)):
         with path or nullcontext():

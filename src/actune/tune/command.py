@@ -106,12 +106,18 @@ def run_in(
         if isinstance(wanted, Settings):
             settings = wanted
         else:
-            settings = overlay(settings_from(previous.options), *wanted) if previous else settle(*wanted)
+            settings = overlay(settings_from(previous.options), *wanted) if previous else _settled(base, wanted, trust)
         _check_loggers(settings)
         from actune.tune.prepare import prepare
 
         prepared = prepare(files, rows, base, settings, previous, trust)
         return _run(prepared, out, new=previous is None, main=main)
+
+
+def _settled(base: Source, wanted: Sequence[TrainOptions], trust: bool) -> Settings:
+    from actune.tune import practice
+
+    return settle(*wanted, practice.defaults(base, settle(*wanted), trust))
 
 
 def _locked(out: Path) -> AbstractContextManager[object]:
@@ -189,7 +195,7 @@ def _train(prepared: Any, model: Any, size: Any, newest: Path | None, out: Path,
     with Interrupt() as interrupt, fast or nullcontext():
         hooks = [StepSeed(), FirstStep(), RunFolder(out, exam), interrupt, bar]
         trainer = make_trainer(model, prepared.train, prepared.valid, settings, out, size.every, hooks, fast)
-        trainer.exam, trainer.memories, bar.trainer = exam, prepared.memories, trainer
+        trainer.exam, trainer.kept, bar.trainer = exam, prepared.kept, trainer
         # A run that was killed between its last checkpoint and its end has only the end to do.
         if newest and over(resume.step_of(newest), resume.history(newest)):
             return trainer, True

@@ -23,9 +23,9 @@ class TrainOptions:
     recipe: Literal["small", "origin"] | None = None
     """Named defaults: `small` (30-500 rows) or `origin` (the source recipe as it is)."""
     epochs: int | None = None
-    """Passes over the rows [small 8, origin 3]."""
+    """Passes over the rows [small 8, after a practice 4, origin 3]."""
     lr: float | None = None
-    """Peak learning rate; it falls linearly to 0 [small 5e-4, origin 1e-4]."""
+    """Peak learning rate; it falls linearly to 0 [small 5e-4, after a practice 1.5e-4, origin 1e-4]."""
     rank: int | None = None
     """Rank of the adapter [small 16, origin 8]."""
     alpha: int | None = None

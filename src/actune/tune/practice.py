@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from actune.base.cache import cache_folder
 from actune.data.augment import LIFTS
 from actune.errors import UserError, either
-from actune.tune.options import RECIPES, Settings
+from actune.tune.options import RECIPES, Settings, TrainOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +46,8 @@ DECISIVE = [
     "seed",
 ]
 SHARED = ("rank", "alpha", "targets")
+# What has practised needs less to learn a user's rows, and more of it undoes the practice.
+AFTERWARDS = TrainOptions(epochs=4, lr=1.5e-4)
 
 
 def corpus_for(tokenizer: Any) -> list[Path]:
@@ -156,6 +158,22 @@ def start_of(base: Source, tokenizer: Any, settings: Settings) -> dict[str, Any]
     return {}
 
 
+def defaults(base: Source, settings: Settings, trust: bool) -> TrainOptions:
+    """Return what a new training that starts from a practice sets otherwise than its recipe, unless the user says so.
+
+    Args:
+        base: The base.
+        settings: As they are without a practice.
+        trust: Run the base's own code.
+    """
+    from actune.base.load import load_tokenizer
+
+    made = (cache_folder() / "practice").glob(f"{base.sha256[:16]}-*")
+    if settings.recipe != "small" or settings.practice == "off" or not any(made):
+        return TrainOptions()
+    return AFTERWARDS if start_of(base, load_tokenizer(base.path, trust), settings) else TrainOptions()
+
+
 def unseen(start: dict[str, Any], language: str) -> list[Row]:
     """Return the rows in a language that the practice kept for its own validation; none without a practice.
 
@@ -173,6 +191,21 @@ def unseen(start: dict[str, Any], language: str) -> list[Row]:
     if file is None or not file.is_file():
         return []
     return [row for row in read_table(file).rows if language_of([row.question]) == language]
+
+
+def practised(start: dict[str, Any], language: str) -> list[Row]:
+    """Return the rows in a language that the practice trained on; none without a practice.
+
+    Args:
+        start: As `start_of` gave it.
+        language: Of the training's prompt.
+    """
+    from actune.data.table import read_table
+
+    kept = {(row.question, row.actions) for row in unseen(start, language)}
+    file = CORPUS / f"{language}.jsonl"
+    rows = read_table(file).rows if start and file.is_file() else []
+    return [row for row in rows if (row.question, row.actions) not in kept]
 
 
 def tell(console: Console, start: dict[str, Any], settings: Settings, base: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from actune.tune import choices, guards, practice
 from actune.tune.dataset import RowDataset, collate, shortened, view_of
 from actune.tune.encode import encode
 from actune.tune.options import Settings
-from actune.tune.remember import Memory, check_memory, memories
+from actune.tune.remember import Kept, check_memory, memories
 from actune.tune.resume import check_machine, check_same
 from actune.tune.run import Manifest, rows_hash, versions, write_kept_rows, write_manifest
 from actune.tune.seen import read_seen, write_seen
@@ -37,7 +38,7 @@ class Prepared:
         valid: Rows to validate on, or None.
         settings: The run's.
         manifest: Not yet written if the run is new.
-        memories: Answers of the base that shall not change; none with a recipe that does not ask for it.
+        kept: What the training is held to; None with a recipe that does not ask for it.
     """
 
     model: Any
@@ -46,7 +47,7 @@ class Prepared:
     valid: RowDataset | None
     settings: Settings
     manifest: Manifest
-    memories: list[Memory]
+    kept: Kept | None
 
 
 def prepare(
@@ -87,7 +88,7 @@ def prepare(
         _new_manifest(files, rows, (len(train), len(valid)), source, settings, fmt, model),
         practice=practice.start_of(source, tokenizer, settings),
     )
-    kept_answers, memory = memories(model, tokenizer, fmt, source) if settings.remember else ([], None)
+    held, memory = _held(model, tokenizer, fmt, source, manifest) if settings.remember else (None, None)
     check_memory(manifest.probe.get("memory"), memory)
     manifest = replace(manifest, probe=manifest.probe | {"memory": memory})
     return Prepared(
@@ -97,8 +98,16 @@ def prepare(
         RowDataset(valid, tokenizer, fmt, None) if valid else None,
         settings,
         manifest,
-        kept_answers,
+        held,
     )
+
+
+def _held(model: Any, tokenizer: Any, fmt: PromptFormat, source: Source, manifest: Manifest) -> tuple[Kept, str]:
+    """Gather what a training is held to, and its SHA-256."""
+    answers, memory = memories(model, tokenizer, fmt, source)
+    rows = practice.practised(manifest.practice, fmt.language)
+    told = f"{memory} {rows_hash(rows)}".encode()
+    return Kept(answers, RowDataset(rows, tokenizer, fmt, None)), hashlib.sha256(told).hexdigest()
 
 
 def _format(rows: Sequence[Row], tokenizer: Any, settings: Settings) -> PromptFormat:

@@ -1,8 +1,9 @@
-"""What a training shall leave as it was: how the base answers what has nothing to do with acting.
+"""What a training shall not lose: how the base answers what has nothing to do with acting, and what it has practised.
 
 A base answers general questions once; at every step of a training the tuned model is asked some of them again, and its
 distance from the base, KL(base || tuned), is part of what is minimised (Li and Hoiem, Learning without Forgetting,
-arXiv:1606.09282, with the base's own greedy answers in place of data).
+arXiv:1606.09282, with the base's own greedy answers in place of data). A training that starts from a practice also
+trains on some of its rows at every step: sixty rows of a user otherwise undo much of it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
-from torch.nn.functional import pad
+from torch.nn.functional import cross_entropy, pad
 
 from actune import prompt
 from actune.base.cache import cache_folder
@@ -27,6 +28,7 @@ from actune.engine.logits import Text, answer_logits, batches
 from actune.errors import UserError, either
 from actune.prompt import PromptFormat, stop_token
 from actune.prompt_format import Language
+from actune.tune.dataset import RowDataset
 from actune.tune.encode import IGNORE
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ MOST_TOKENS, BATCH = 32, 16
 KEPT = 32
 # Answers asked again at a step, and what their distance in nats weighs beside the loss of the rows.
 EACH, WEIGHT = 4, 1.0
+# Rows of the practice trained at a step.
+REPLAYED = 4
 LEAST = 1e-6
 
 
@@ -57,6 +61,19 @@ class Memory:
     text: Text
     ids: torch.Tensor
     logs: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a training is held to.
+
+    Args:
+        answers: Of the base.
+        rows: Of the practice that the training starts from; empty without one.
+    """
+
+    answers: Sequence[Memory]
+    rows: RowDataset
 
 
 def plain_prompts(tokenizer: Any, chat_template: str | None, questions: Sequence[tuple[Language, str]]) -> list[Any]:
@@ -146,7 +163,7 @@ def _unpacked(stored: dict[str, torch.Tensor]) -> list[Memory]:
 
 
 def check_memory(known: str | None, found: str | None) -> None:
-    """Refuse to go on with other answers than the run began with.
+    """Refuse to go on with other answers and rows than the run began with.
 
     Raises:
         UserError: They are not the same.
@@ -154,46 +171,52 @@ def check_memory(known: str | None, found: str | None) -> None:
     if known not in (None, found):
         raise UserError(
             "--resume",
-            either("the base answers general questions otherwise now", "基座对通用问题的回答已改变"),
-            either("the answers this run began with", "本次训练开始时的回答"),
+            either(
+                "other answers of the base, or another practice, than at the start", "基座的回答或练习已与开始时不同"
+            ),
+            either("those this run began with", "与开始时相同"),
             either("train anew in another --out", "换一个 --out 重新训练"),
         )
 
 
-def added(batch: dict[str, torch.Tensor], kept: Sequence[Memory], draw: str) -> dict[str, torch.Tensor]:
-    """Put some of the base's answers under a batch, as rows whose answers are trained: one pass serves all.
+def added(batch: dict[str, torch.Tensor], kept: Kept, draw: str) -> dict[str, torch.Tensor]:
+    """Put some rows of the practice and some of the base's answers under a batch: one pass serves all.
 
     Args:
         batch: As `dataset.collate` makes it.
-        kept: The base's answers.
-        draw: Text that decides which `EACH` of them are asked.
+        kept: What the training is held to.
+        draw: Text that decides which `REPLAYED` rows and which `EACH` answers are taken.
 
     Returns:
-        The batch with more rows in ``input_ids``, ``attention_mask`` and ``labels``, and ``memory_ids`` and
-        ``memory_logs`` [remembered tokens, `KEPT`]: what `forgotten` compares the batch's last trained places with.
+        The batch with more rows in ``input_ids``, ``attention_mask`` and ``labels``; their trained tokens are the
+        batch's last. ``replayed`` [replayed tokens]: those of the practice's rows, which come first. ``memory_ids`` and
+        ``memory_logs`` [remembered tokens, `KEPT`]: what `forgotten` compares the base's answers with.
     """
-    some = random.Random(draw).sample(list(kept), min(EACH, len(kept)))
-    rows = [[*one.text.prompt, *one.text.answer] for one in some]
-    longest = max(batch["input_ids"].shape[1], *map(len, rows))
+    random_ = random.Random(draw)
+    again = [kept.rows[place] for place in random_.sample(range(len(kept.rows)), min(REPLAYED, len(kept.rows)))]
+    some = random_.sample(list(kept.answers), min(EACH, len(kept.answers)))
+    ids = [one["input_ids"] for one in again] + [[*one.text.prompt, *one.text.answer] for one in some]
+    labels = [one["labels"] for one in again] + [[IGNORE] * len(one.text.prompt) + one.text.answer for one in some]
+    longest, device = max(batch["input_ids"].shape[1], *map(len, ids)), batch["input_ids"].device
 
     def joined(name: str, more: Sequence[list[int]], filler: int) -> torch.Tensor:
-        under = torch.tensor([row + [filler] * (longest - len(row)) for row in more], device=batch[name].device)
+        under = torch.tensor([row + [filler] * (longest - len(row)) for row in more], device=device)
         return torch.cat([pad(batch[name], (0, longest - batch[name].shape[1]), value=filler), under])
 
-    ours = [[IGNORE] * len(one.text.prompt) + one.text.answer for one in some]
-    device = batch["input_ids"].device
+    replayed = [label for one in again for label in one["labels"] if label != IGNORE]
     return batch | {
-        "input_ids": joined("input_ids", rows, 0),
-        "attention_mask": joined("attention_mask", [[1] * len(row) for row in rows], 0),
-        "labels": joined("labels", ours, IGNORE),
+        "input_ids": joined("input_ids", ids, 0),
+        "attention_mask": joined("attention_mask", [[1] * len(row) for row in ids], 0),
+        "labels": joined("labels", labels, IGNORE),
+        "replayed": torch.tensor(replayed, dtype=torch.long, device=device),
         "memory_ids": torch.cat([one.ids for one in some]).to(device),
         "memory_logs": torch.cat([one.logs for one in some]).to(device),
     }
 
 
 def remembered(batch: Mapping[str, torch.Tensor]) -> int:
-    """Return how many of a batch's trained places, its last ones, are answers of the base."""
-    return len(batch["memory_ids"]) if "memory_ids" in batch else 0
+    """Return how many of a batch's trained places, its last ones, come from `added`."""
+    return len(batch["replayed"]) + len(batch["memory_ids"]) if "memory_ids" in batch else 0
 
 
 def forgotten(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -213,6 +236,13 @@ def forgotten(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.
 
 
 def drawn(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return a zero whose gradient draws the model to its base: the loss that is logged stays the rows' own."""
-    apart = WEIGHT * forgotten(logits, batch)
-    return apart - apart.detach()
+    """Return a zero whose gradient holds the model to what it shall keep: the loss that is logged stays the rows' own.
+
+    Args:
+        logits: Of the places that come from `added` [remembered(batch), vocabulary].
+        batch: From `added`.
+    """
+    replayed = len(batch["replayed"])
+    loss = cross_entropy(logits[:replayed].float(), batch["replayed"], reduction="sum")
+    loss = loss + WEIGHT * forgotten(logits[replayed:], batch)
+    return loss - loss.detach()

@@ -17,7 +17,7 @@ from actune.tune.encode import IGNORE
 from actune.tune.exam import Exam
 from actune.tune.fast.path import FastPath
 from actune.tune.options import Settings, names_of
-from actune.tune.remember import Memory
+from actune.tune.remember import Kept
 from actune.tune.resume import STAGING
 
 
@@ -90,7 +90,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         self.head = self.model.get_output_embeddings()
         self.fast = fast
         self.tokens = 0
-        self.memories: Sequence[Memory] = ()
+        self.kept: Kept | None = None
         self.remembered = -1
         self.exam: Exam | None = None
         self.pop_callback(PrinterCallback)
@@ -111,7 +111,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Return the share of this batch in the mean loss of the step."""
-        total, count = self.summed_loss(model, self._with_memories(inputs), choices.WEIGHT)
+        total, count = self.summed_loss(model, self._with_kept(inputs), choices.WEIGHT)
         rows = [self.train_dataset.rows[index] for index in inputs["rows"].tolist()]
         guards.check_loss(total.detach(), rows, self.state.global_step + 1)
         self.tokens += int(inputs["attention_mask"].sum())
@@ -120,13 +120,13 @@ class RowTrainer(Trainer):  # type: ignore[misc]
             loss = loss * self.accelerator.num_processes  # The gradients of processes are averaged, not summed.
         return loss
 
-    def _with_memories(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Add, to the first batch of a step, answers of the base that shall stay."""
+    def _with_kept(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Add, to the first batch of a step, what the training is held to."""
         step = self.state.global_step
-        if not self.memories or step == self.remembered:
+        if self.kept is None or step == self.remembered:
             return batch
         self.remembered = step
-        return remember.added(batch, self.memories, f"{self.args.seed}/{step}/{self.args.process_index}")
+        return remember.added(batch, self.kept, f"{self.args.seed}/{step}/{self.args.process_index}")
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
