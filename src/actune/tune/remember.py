@@ -98,7 +98,7 @@ def questions() -> list[tuple[Language, str]]:
 
 
 def memories(model: Any, tokenizer: Any, fmt: PromptFormat, base: Source) -> tuple[list[Memory], str]:
-    """Let the base answer, or look up what it answered; kept in the cache for each base, dtype and chat template.
+    """Let the base answer, or look up what it answered; kept in the cache for each base and chat template.
 
     Args:
         model: The base, without an adapter.
@@ -110,7 +110,7 @@ def memories(model: Any, tokenizer: Any, fmt: PromptFormat, base: Source) -> tup
         The base's answers, and the SHA-256 of the file that holds them.
     """
     asked = questions()
-    told = repr((asked, fmt.chat_template, str(model.dtype), model.device.type, MOST_TOKENS, KEPT, torch.__version__))
+    told = repr((asked, fmt.chat_template, model.device.type, MOST_TOKENS, KEPT))
     file = (
         cache_folder() / "memory" / f"{base.sha256[:16]}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.safetensors"
     )
