@@ -297,6 +297,27 @@ def test_thirty_steps_follow_the_plain_path_in_fp32(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen2Config(
+            **SIZES
+            | {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_hidden_layers": 2}
+            | {"vocab_size": 151936}
+        ),
+        Phi3Config(
+            **SIZES
+            | {"hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 32, "num_hidden_layers": 2}
+            | {"num_key_value_heads": 32, "vocab_size": 32064}
+        ),
+    ],
+    ids=["qwen2.5-0.5b", "phi-3"],
+)
+def test_layers_of_real_width_are_the_same(config: Any, tiny_tokenizer_folder: Path) -> None:
+    assert_same(tuned(config), batch_of(tiny_tokenizer_folder, 3), tolerance=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "most"), [("fp32", 1e-3), ("bf16", 5e-3)])
 def test_thirty_steps_of_smollm2_follow_the_plain_path_in_fp32(dtype: str, most: float) -> None:
     """With the mean rate of the recipe `small`."""

@@ -14,11 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from actune.base.rates import Rates
+from actune.data.rows import Row
 from actune.errors import UserError
-from actune.tune import resume
+from actune.tune import guards, resume
+from actune.tune.command import train
+from actune.tune.fast import proof
 from actune.tune.metrics import SAMPLES, read_metrics
-from actune.tune.run import Manifest
+from actune.tune.options import TrainOptions
+from actune.tune.run import Manifest, read_manifest
 from conftest import make_rows
 
 # Dropout, augmentation, validation, accumulation with a last short window, a checkpoint at every second step.
@@ -104,6 +111,40 @@ def test_killed_three_times_it_ends_to_the_bit_where_an_undisturbed_run_ends(
     assert len(read_metrics(run, SAMPLES)) == 3 * sum("eval_f1" in line for line in log)
     steps = [line["step"] for line in read_metrics(run) if "loss" in line]
     assert steps == list(range(1, log[-1]["step"] + 1))  # the run may end before `STEPS`
+
+
+def test_a_run_that_chose_bf16_goes_on_in_bf16_to_the_bit(
+    monkeypatch: pytest.MonkeyPatch, table: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    quick = Rates(100, 0, 500, 10, 10)
+    monkeypatch.setattr(proof, "rates", lambda: quick)
+    monkeypatch.setattr(proof, "LEAST_WIDTH", 1)
+    # The tiny base's few random weights round to other gradients than a real base's.
+    monkeypatch.setitem(proof.TOLERANCE, torch.bfloat16, 0.9)
+    options = TrainOptions(epochs=1, batch_size=3, grad_accum=2, dropout=0.2, save_steps=2, lr=1e-2)
+
+    def run(name: str, again: bool = False) -> int:
+        return train([table], base=str(tiny_base), out=tmp_path / name, options=options, resume=again)
+
+    assert run("whole") == 0
+    check = guards.check_loss
+
+    def stop(loss: torch.Tensor, rows: list[Row], step: int) -> None:
+        check(loss, rows, step)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(guards, "check_loss", stop)
+        assert run("parts") == 130
+    # Nothing is proved or chosen anew: the run says what it takes.
+    monkeypatch.setattr(proof, "choose", None)
+    assert run("parts", again=True) == 0
+    for name in ("whole", "parts"):
+        assert read_manifest(tmp_path / name).probe["dtype"] == "bf16"
+        saved = load_file(tmp_path / name / "adapter_model.safetensors")
+        assert {value.dtype for value in saved.values()} == {torch.float32}
+    assert adapter_hash(tmp_path / "parts") == adapter_hash(tmp_path / "whole")
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_changes_nothing(
