@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,7 @@ def test_killed_three_times_it_ends_to_the_bit_where_an_undisturbed_run_ends(
 def test_a_run_that_chose_bf16_goes_on_in_bf16_to_the_bit(
     monkeypatch: pytest.MonkeyPatch, table: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("ACTUNE_CACHE", str(tmp_path / "cache"))
     quick = Rates(100, 0, 500, 10, 10)
     monkeypatch.setattr(proof, "rates", lambda: quick)
     monkeypatch.setattr(proof, "LEAST_WIDTH", 1)
@@ -137,7 +139,8 @@ def test_a_run_that_chose_bf16_goes_on_in_bf16_to_the_bit(
     with monkeypatch.context() as patch:
         patch.setattr(guards, "check_loss", stop)
         assert run("parts") == 130
-    # Nothing is proved or chosen anew: the run says what it takes.
+    # What was kept of the base is gone: it answers anew as at the start. Nothing else is proved or chosen anew.
+    shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr(proof, "choose", None)
     assert run("parts", again=True) == 0
     for name in ("whole", "parts"):

@@ -77,8 +77,11 @@ def prepare(
         check_machine(previous, cpu_kind())
         torch.set_num_threads(previous.probe["threads"])
     tokenizer = load_tokenizer(source.path, trust_remote_code)
-    wanted = (settings.device, settings.dtype)
-    device, dtype = wanted if previous is None else (previous.probe["device"], previous.probe["dtype"])
+    device, dtype = settings.device, settings.dtype
+    if previous is not None:
+        device = previous.probe["device"]
+        # On a CPU a run that was left the choice begins in fp32; `fast.proof` rounds the base later, then and now.
+        dtype = dtype if dtype == "auto" and device == "cpu" else previous.probe["dtype"]
     model = load_model(source.path, device, dtype, trust_remote_code, settings.quantize)
     fmt = _format(rows, tokenizer, settings) if previous is None else PromptFormat.from_dict(previous.prompt)
     most = shortened(settings, model.config.get_text_config().max_position_embeddings)

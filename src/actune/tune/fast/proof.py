@@ -102,7 +102,7 @@ def _bf16_pays(model: Any) -> bool:
     base = model.get_base_model()
     if model.device.type != "cpu" or model.dtype != torch.float32 or is_quantized(model):
         return False
-    # What transformers keeps in fp32 at loading would not be kept here, and a resumed run would be another one.
+    # What transformers keeps in fp32 at loading would not be kept here.
     if base._keep_in_fp32_modules_strict or base.config.get_text_config().hidden_size < LEAST_WIDTH:
         return False
     if stacked_experts(base):
@@ -111,11 +111,17 @@ def _bf16_pays(model: Any) -> bool:
     return found.bf16 > CLEARLY * max(found.fp32, found.onednn)
 
 
-def _narrow(path: FastPath, batch: Mapping[str, torch.Tensor], wanted: tuple[float, dict[str, torch.Tensor]]) -> None:
-    """Round the base to bf16, if the fast path then still computes what the plain one does in fp32."""
-    whole = [(value, value.data) for name, value in path.model.named_parameters() if "lora_" not in name]
+def _round(model: Any) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+    """Round a base to bf16, its adapter not; return what it was."""
+    whole = [(value, value.data) for name, value in model.named_parameters() if "lora_" not in name]
     for value, data in whole:
         value.data = data.bfloat16()
+    return whole
+
+
+def _narrow(path: FastPath, batch: Mapping[str, torch.Tensor], wanted: tuple[float, dict[str, torch.Tensor]]) -> None:
+    """Round the base to bf16, if the fast path then still computes what the plain one does in fp32."""
+    whole = _round(path.model)
     problem = _problem(path, batch, wanted)
     if problem:
         log.warning(either(f"training stays in fp32: bf16 is too coarse here ({problem})", f"训练保持 fp32: {problem}"))
@@ -193,6 +199,8 @@ def settled(prepared: Any, model: Any, need: Callable[[], int]) -> Any:
     """
     manifest, settings = prepared.manifest, prepared.settings
     if "path" in manifest.probe:
+        if manifest.probe["dtype"] == "bf16" and model.dtype == torch.float32:
+            _round(model)
         return prepared
     choice = choose(model, prepared.train, settings.plain, settings.dtype == "auto")
     if choice.fast and model.device.type == "cpu":
