@@ -184,3 +184,23 @@ def test_a_dropped_answer_is_forgotten():
         while len(batch):
             came += batch.step()
         assert {ticket for ticket, _ in came} == {other}
+
+
+def test_of_two_servers_the_living_one_answers_the_next_request_when_one_dies_in_the_middle():
+    dying, living = Plan(pieces=("Tea. ", None), vocabulary=TOKENIZER), Plan(vocabulary=TOKENIZER)
+    with fake_server(dying) as one, fake_server(living) as two:
+        actor = Actor(connect(f"{one}, {two}/v1", "", TOKENIZER, [STOP]))
+        events = list(merge(actor.events("thirsty", NAMES)))
+        assert events[0] == Say("Tea. ")
+        assert [type(event) for event in events[-2:]] == [Fault, Done]
+        assert events[-2].kind == "model"
+        assert said(actor) == [Say("Tea. "), Act("tea", 5), Say(" Done"), "stop"]
+        assert (len(dying.asked), len(living.asked)) == (1, 1)
+
+
+def test_a_server_that_is_away_from_the_start_is_passed_over():
+    living = Plan(vocabulary=TOKENIZER)
+    with fake_server(Plan()) as gone:
+        pass
+    with fake_server(living) as there:
+        assert said(Actor(connect(f"{gone},{there}", "", TOKENIZER, [STOP])))[-1] == "stop"

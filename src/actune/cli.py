@@ -15,6 +15,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "check": ("actune.check:check", "Check tables of dialogues.", "检查对话表格。"),
     "pull": ("actune.base.pull:pull_command", "Fetch a bundled base model.", "下载内置的基座模型。"),
     "train": ("actune.tune.command:train", "Tune a base on tables of dialogues.", "用对话表格微调基座模型。"),
+    "plan": (
+        "actune.tune.plan_command:plan",
+        "Tell what a training needs and takes; nothing is loaded.",
+        "训练前估算内存与时间, 不加载模型。",
+    ),
     "practice": (
         "actune.tune.practice:practice",
         "Let a base practise acting, once; trainings start from there.",

@@ -74,7 +74,7 @@ class How:
     engine: Literal["local", "llama_cpp", "upstream"] = "local"
     """transformers; llama.cpp (extra `llama`; a q8_0 file is made once); or a server with the OpenAI protocol."""
     url: str = ""
-    """Address of the server, for --engine upstream; its key is read from ACTUNE_UPSTREAM_KEY."""
+    """Address of the server, for --engine upstream; with commas: others take over. Key: ACTUNE_UPSTREAM_KEY."""
     model: str = ""
     """The server's name for the model, where it has several."""
     trust_remote_code: bool = False

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from actune.base.quantize import check_quantize, device_map, disarm, is_quantized, quantization_config
@@ -88,6 +88,18 @@ def load_tokenizer(path: Path | str, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error, either("a tokenizer", "分词器")) from error
+
+
+def load_config(path: Path | str, trust_remote_code: bool = False) -> Any:
+    """Load the configuration of a model folder; no weights are needed for it.
+
+    Raises:
+        UserError: The folder holds none that transformers can read.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error, either("a model's config.json", "模型的 config.json")) from error
 
 
 def load_model(

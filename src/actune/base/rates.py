@@ -19,6 +19,10 @@ from actune.base.cache import cache_folder
 
 # A layer of a small base over a short batch: 300 tokens, 576 wide, to 1536.
 SHAPE = (300, 576, 1536)
+# Numbers in a tensor of a small base's layer over a batch: 8 MB.
+STREAMED = 1 << 21
+# Side of the matrices that another device than the CPU multiplies.
+SIDE = 4096
 # No single measure may take longer than this; emulated bf16 needs 50 ms a product.
 SECONDS = 0.05
 # Relative error of a product against fp64. fp32 has 3e-7 at this size, a product that rounds its inputs to bf16 2e-3.
@@ -36,6 +40,7 @@ class Rates:
         bf16: Of a batch.
         token_fp32: One row, as in decoding.
         token_bf16: The same in bf16.
+        stream: GB/s read and written by a sum of tensors that do not fit into a core's cache.
     """
 
     fp32: float
@@ -43,6 +48,7 @@ class Rates:
     bf16: float
     token_fp32: float
     token_bf16: float
+    stream: float
 
 
 @contextmanager
@@ -119,7 +125,49 @@ def measure() -> Rates:
             bf16=_rate(lambda: half_a @ half_b.t(), rows),
             token_fp32=_rate(lambda: a[:1] @ b.t(), 1),
             token_bf16=_rate(lambda: half_a[:1] @ half_b.t(), 1),
+            stream=_stream(),
         )
+
+
+def speed(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+    """Tell how fast a device computes.
+
+    Args:
+        device: Where.
+        dtype: Of the operands.
+
+    Returns:
+        FLOP/s in products of matrices, and bytes/s read and written by everything else.
+    """
+    if device.type == "cpu":
+        found = rates()
+        product = found.bf16 if dtype == torch.bfloat16 else max(found.fp32, found.onednn)
+        return product * 1e9, found.stream * 1e9
+    a, b = torch.randn(2, SIDE, SIDE, device=device, dtype=dtype)
+    seconds = [_wait(device, lambda: a @ b), _wait(device, lambda: a + b)]
+    return 2 * SIDE**3 / seconds[0], 3 * a.numel() * a.itemsize / seconds[1]
+
+
+def _wait(device: torch.device, work: Callable[[], torch.Tensor]) -> float:
+    """Return the least seconds of a few, by the clock: the processor only waits for the device."""
+    best = float("inf")
+    for _ in range(5):
+        torch.accelerator.synchronize(device)
+        begun = time.perf_counter()
+        work()
+        torch.accelerator.synchronize(device)
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def _stream() -> float:
+    a, b, out = torch.ones(3, STREAMED)
+    best = float("inf")
+    for _ in range(8):
+        begun = time.process_time()
+        torch.add(a, b, out=out)
+        best = min(best, max(time.process_time() - begun, 1e-7))
+    return round(12 * STREAMED / best * torch.get_num_threads() / 1e9, 1)
 
 
 def _rate(product: Callable[[], torch.Tensor], rows: int) -> float:

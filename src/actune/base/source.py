@@ -12,6 +12,7 @@ from actune.base.bundled import BUNDLED, bundled
 from actune.base.cache import weight_files, weights_sha256
 from actune.errors import UserError, either
 
+_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 SOURCES = ("hub", "modelscope")
 # No .bin, no .pt: pickled weights run code. Python files come along but run only with --trust-remote-code.
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "LICENSE*", "NOTICE*"]
@@ -50,7 +51,7 @@ def resolve(name: str, source: str = "hub") -> Source:
         return _source(name, _bundled_folder(name))
     if name and Path(name).expanduser().is_dir():
         return _source(name, Path(name).expanduser().absolute())
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name):
+    if not re.fullmatch(_ID, name):
         raise UserError(
             f"--base {name}",
             either("no such folder", "没有这个文件夹"),
@@ -58,6 +59,26 @@ def resolve(name: str, source: str = "hub") -> Source:
             either(f"check the path; bundled: {', '.join(BUNDLED)}", f"检查路径; 内置: {', '.join(BUNDLED)}"),
         )
     return _source(name, _from_modelscope(name) if source == "modelscope" else _from_hub(name))
+
+
+def described(name: str, source: str = "hub") -> Path:
+    """Find the folder with a base's configuration and tokenizer; no weights are looked for or fetched.
+
+    Args:
+        name: Bundled name, folder, or hub id.
+        source: `hub` (Hugging Face) or `modelscope`.
+
+    Raises:
+        UserError: Nothing of that name, or no network.
+    """
+    folder = Path(name).expanduser()
+    if name in BUNDLED or source != "hub" or not name or not (folder.is_dir() or re.fullmatch(_ID, name)):
+        return resolve(name, source).path
+    if not folder.is_dir():
+        return _from_hub(name, [pattern for pattern in _PATTERNS if "safetensors" not in pattern])
+    if (folder / "config.json").is_file():
+        return folder.absolute()
+    return resolve(name, source).path  # which says what is missing
 
 
 def _source(name: str, folder: Path) -> Source:
@@ -94,19 +115,19 @@ def _bundled_folder(name: str) -> Path:
     return base.folder
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, patterns: list[str] = _PATTERNS) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_PATTERNS, local_files_only=True))
+        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
         # A snapshot that was cut off is found all the same.
-        if (folder / "config.json").is_file() and not _missing_weights(folder):
+        if (folder / "config.json").is_file() and (patterns is not _PATTERNS or not _missing_weights(folder)):
             return folder
     except LocalEntryNotFoundError:
         pass
     try:
-        return Path(snapshot_download(name, allow_patterns=_PATTERNS))
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise _unreachable(name, "Hugging Face Hub", error) from error
 

@@ -41,27 +41,24 @@ class Piece(NamedTuple):
 
 
 class Client:
-    """Speaks to one server.
+    """Speaks to a server; where several are named, to the next one as soon as one fails.
 
     Args:
-        url: Of the server, with or without ``/v1`` at its end.
+        url: Of the server, with or without ``/v1`` at its end; several, with the same model, are parted by commas.
         key: Sent as bearer token; empty for none.
         patience: Seconds that the server may be silent.
     """
 
     def __init__(self, url: str, key: str = "", patience: float = 120.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(
-                "--url", url or "-", "http://HOST:PORT", either("name the server's address", "填写服务器地址")
-            )
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self._urls = [_address(one.strip()) for one in url.split(",")]
+        self.url = self._urls[0]
         self._patience = patience
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        # The environment's proxy is not meant for this machine itself.
-        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-        handlers = (urllib.request.ProxyHandler({}),) if local else ()
-        self._opener = urllib.request.build_opener(*handlers)
+
+    def _turn(self, failed: str) -> None:
+        """Speak to the next server from now on, unless another thread has turned already."""
+        if self.url == failed:
+            self.url = self._urls[(self._urls.index(failed) + 1) % len(self._urls)]
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Return what the server answers, from JSON.
@@ -71,15 +68,18 @@ class Client:
             UserError: It cannot be reached, or does not speak JSON.
         """
         for pause in (*PAUSES, None):
+            at = self.url
             try:
-                with self._open(path, body) as response:
+                with self._open(at + path, body) as response:
                     return json.loads(response.read())
             except ValueError as error:
                 raise self._away(error) from error
             except Refused as error:
                 if error.status not in _AGAIN or pause is None:
                     raise
+                self._turn(at)
             except _GONE as error:
+                self._turn(at)
                 if pause is None:
                     raise self._away(error) from error
             time.sleep(pause or 0)
@@ -95,8 +95,9 @@ class Client:
         """
         begun = False
         for pause in (*PAUSES, None):
+            at = self.url
             try:
-                with self._open(path, {**body, "stream": True}) as response:
+                with self._open(at + path, {**body, "stream": True}) as response:
                     for piece in _pieces(response):
                         begun = begun or bool(piece.text)
                         yield piece
@@ -106,18 +107,23 @@ class Client:
                     raise EngineError(str(error)) from error
                 if error.status not in _AGAIN or pause is None:
                     raise
+                self._turn(at)
             except (*_GONE, ValueError) as error:
+                self._turn(at)
                 if begun:
-                    raise EngineError(f"{self.url}: {_reason(error)}") from error
+                    raise EngineError(f"{at}: {_reason(error)}") from error
                 if pause is None:
                     raise self._away(error) from error
             time.sleep(pause or 0)
 
-    def _open(self, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPResponse:
+    def _open(self, url: str, body: Mapping[str, Any] | None) -> http.client.HTTPResponse:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, self._headers)
+        request = urllib.request.Request(url, data, self._headers)
+        # The environment's proxy is not meant for this machine itself.
+        local = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+        opener = urllib.request.build_opener(*((urllib.request.ProxyHandler({}),) if local else ()))
         try:
-            response: http.client.HTTPResponse = self._opener.open(request, timeout=self._patience)
+            response: http.client.HTTPResponse = opener.open(request, timeout=self._patience)
         except urllib.error.HTTPError as error:
             with error:
                 raise Refused(error.code, _message(error.read().decode("utf-8", "replace"))) from error
@@ -131,6 +137,13 @@ class Client:
             either("start it, or correct --url", "启动它, 或修改 --url"),
             exit_code=1,
         )
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError("--url", url or "-", "http://HOST:PORT", either("name the server's address", "填写服务器地址"))
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def _pieces(response: http.client.HTTPResponse) -> Iterator[Piece]:

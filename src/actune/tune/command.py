@@ -150,15 +150,14 @@ def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
     from actune.tune.lora import add_lora
 
     console = Console(stderr=True, quiet=not main)
-    settings, valid = prepared.settings, len(prepared.valid or ())
+    settings = prepared.settings
     model = add_lora(prepared.model, settings)
     newest = next(reversed(resume.checkpoints(out)), None)
     start = prepared.manifest.practice
     if start and newest is None:
         practice.load_into(model, start)
-    whole = replace(settings, checkpointing=False)
-    prepared = settled(prepared, model, lambda: plan.make_plan(prepared.train, valid, whole, model).bytes)
-    size = plan.make_plan(prepared.train, valid, settings, model, int(os.environ.get("WORLD_SIZE", "1")))
+    prepared = settled(prepared, model)
+    size = prepared.plan
     plan.show(console, size, settings, prepared.train, f"{model.device} {prepared.manifest.probe['dtype']}")
     if settings.recipe != practice.SETTINGS.recipe:
         practice.tell(console, start, settings, prepared.manifest.base["id"])

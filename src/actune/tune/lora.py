@@ -47,9 +47,6 @@ def add_lora(model: PreTrainedModel, settings: Settings) -> Any:
             either("names of linear modules in the base", "基座中线性模块的名称"),
             "--targets all-linear",
         ) from error
-    if settings.checkpointing:
-        # Recomputed blocks give no gradient to an adapter inside unless their input asks for one.
-        tuned.enable_input_require_grads()
     return tuned
 
 

@@ -1,8 +1,8 @@
-"""What a training will do, printed before it starts."""
+"""What a training will do and need, printed before it starts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -10,72 +10,171 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from actune.base.rates import speed
+from actune.engine import logits
 from actune.errors import either
-from actune.tune.dataset import RowDataset
+from actune.tune import memory, remember
+from actune.tune.dataset import RowDataset, collate
 from actune.tune.encode import IGNORE, Example
+from actune.tune.exam import MOST_ROWS
+from actune.tune.memory import Need
 from actune.tune.options import Settings
 
 CHECKPOINTS = 8
-# Measured over SmolLM2 in fp32: what the backward pass keeps, over the inputs and outputs of all linear layers.
-KEPT_SHARE = 1.0
-RUNTIME_BYTES = 500_000_000
+# Rows encoded at most to find the largest batch and count tokens; beyond them the first epochs stand for the rest.
+LOOKED_AT = 4000
+# Answers are written some rows at a time: so many times as fast as alone.
+TOGETHER = 4
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The size of a training.
+class Survey:
+    """What the rows of a training are in tokens.
+
+    Args:
+        tokens: Computed over all epochs, padding included.
+        trained: Tokens that are learnt, over all epochs.
+        largest: The batch with most tokens.
+    """
+
+    tokens: int
+    trained: int
+    largest: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Count:
+    """The size of a training in rows and steps.
 
     Args:
         rows: Training rows.
         valid: Validation rows.
         steps: Optimizer steps in all.
         every: Steps from one checkpoint to the next.
-        trained_tokens: Over all epochs.
-        bytes: Memory expected, all in all.
     """
 
     rows: int
     valid: int
     steps: int
     every: int
-    trained_tokens: int
-    bytes: int
 
 
-def make_plan(train: RowDataset, valid: int, settings: Settings, model: Any, processes: int = 1) -> Plan:
-    """Reckon what a training will take.
+@dataclass(frozen=True)
+class Plan(Count):
+    """The size of a training, and what it takes.
+
+    Args:
+        survey: Its rows in tokens.
+        need: Memory if layers are computed once.
+        spared: Memory if they are computed twice.
+        twice: They will be.
+    """
+
+    survey: Survey
+    need: Need
+    spared: Need
+    twice: bool
+
+    @property
+    def taken(self) -> Need:
+        """Memory of the way that is taken."""
+        return self.spared if self.twice else self.need
+
+
+def survey(train: RowDataset, settings: Settings) -> Survey:
+    """Look at rows as training will; of many rows, at the first epochs."""
+    epochs = max(1, min(settings.epochs, LOOKED_AT // max(1, len(train))))
+    tokens = trained = 0
+    largest: list[dict[str, Any]] = []
+    for epoch in range(epochs):
+        train.set_epoch(epoch)
+        items = [train[place] for place in range(len(train))]
+        for begin in range(0, len(items), settings.batch_size):
+            batch = items[begin : begin + settings.batch_size]
+            tokens += _area(batch)
+            largest = max(largest, batch, key=_area)
+        trained += sum(label != IGNORE for item in items for label in item["labels"])
+    train.set_epoch(0)
+    times = settings.epochs / epochs
+    whole = _remembering(collate(largest), train) if settings.remember else collate(largest)
+    return Survey(round(tokens * times), round(trained * times), whole)
+
+
+def _remembering(batch: dict[str, torch.Tensor], train: RowDataset) -> dict[str, torch.Tensor]:
+    """Put stand-ins under a batch: what the base answers, and which practised rows come again, is not known yet."""
+    ids = torch.zeros(remember.MOST_TOKENS, remember.KEPT, dtype=torch.long)
+    one = remember.Memory(logits.Text([0] * remember.MOST_TOKENS, [0] * remember.MOST_TOKENS), ids, ids.float())
+    return remember.added(batch, remember.Kept([one] * remember.EACH, train), "plan")
+
+
+def _area(batch: list[dict[str, Any]]) -> int:
+    return len(batch) * max((len(item["input_ids"]) for item in batch), default=0)
+
+
+def make_plan(
+    train: RowDataset,
+    valid: int,
+    settings: Settings,
+    config: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    processes: int = 1,
+    trust: bool = False,
+) -> Plan:
+    """Reckon what a training will take; nothing is loaded for it.
 
     Args:
         train: The training rows.
         valid: Number of validation rows.
         settings: The run's.
-        model: The base with its adapter.
+        config: The base's.
+        device: Where it will train.
+        dtype: Of the weights.
         processes: Number of processes that share the rows.
+        trust: Run the base's own code.
     """
+    count, found = counted(train, valid, settings, processes), survey(train, settings)
+    once, spared = needs(found, settings, config, device, dtype, trust)
+    twice = memory.recomputes(once, settings, once.step.how == "fast", device)
+    return Plan(count.rows, count.valid, count.steps, count.every, found, once, spared, twice)
+
+
+def counted(train: RowDataset, valid: int, settings: Settings, processes: int = 1) -> Count:
+    """Count rows and steps; arguments as `make_plan` has them."""
     batches = ceil(len(train) / (settings.batch_size * processes))
     steps = settings.epochs * ceil(batches / settings.grad_accum)
-    every = settings.save_steps or ceil(steps / CHECKPOINTS)
-    examples = [train.example(index) for index in range(len(train))]
-    trained = settings.epochs * sum(example.trained for example in examples)
-    return Plan(len(train), valid, steps, every, trained, _memory(examples, settings, model))
+    return Count(len(train), valid, steps, settings.save_steps or ceil(steps / CHECKPOINTS))
 
 
-def _memory(examples: list[Example], settings: Settings, model: Any) -> int:
-    """Reckon the bytes of weights, adapter with Adam's moments, and activations of the largest batch."""
-    rows = min(settings.batch_size, len(examples))
-    tokens = rows * max(len(example.input_ids) for example in examples)
-    trained = rows * max(example.trained for example in examples)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    adapter = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    layers = model.config.get_text_config().num_hidden_layers
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    # The head is a linear layer, but sees the trained positions only.
-    width = sum(module.in_features + module.out_features for module in linear) - model.config.vocab_size
-    if settings.checkpointing:
-        width = ceil(width / layers) + layers * model.config.get_text_config().hidden_size
-    size = model.dtype.itemsize
-    head = trained * model.config.get_text_config().vocab_size * 4 * 3  # logits, their softmax, their gradient
-    return int(weights + adapter * 12 + KEPT_SHARE * tokens * width * size + head + RUNTIME_BYTES)
+def needs(
+    found: Survey, settings: Settings, config: Any, device: torch.device, dtype: torch.dtype, trust: bool
+) -> tuple[Need, Need]:
+    """Reckon the memory if layers are computed once, and if twice; arguments as `make_plan` has them."""
+    once, spared = (
+        memory.need(config, found.largest, replace(settings, checkpointing=twice), device, dtype, trust)
+        for twice in (False, True)
+    )
+    return once, spared
+
+
+def seconds(count: Count, found: Survey, need: Need, device: torch.device, dtype: torch.dtype) -> float:
+    """Reckon how long a training takes from what its largest batch computes and how fast this device is.
+
+    Args:
+        count: Its rows and steps.
+        found: Its rows in tokens.
+        need: As it will be computed.
+        device: Where.
+        dtype: Of what is computed.
+    """
+    product, stream = speed(device, dtype)
+    step, batch = need.step, found.largest
+    training = (step.flops / product + step.moved / stream) * found.tokens / batch["input_ids"].numel()
+    # An exam reads each prompt once, and then all weights for every few tokens it writes.
+    length = batch["attention_mask"].sum(1).float().mean().item()
+    answer = found.trained / max(1, found.tokens) * length
+    exam = 2 * step.parameters * length / product + answer * step.weights / stream / TOGETHER
+    return training + exam * min(MOST_ROWS, count.valid) * (count.steps // count.every)
 
 
 def marked(example: Example, tokenizer: Any) -> Text:
@@ -90,7 +189,7 @@ def marked(example: Example, tokenizer: Any) -> Text:
 def show(console: Console, plan: Plan, settings: Settings, train: RowDataset, where: str) -> None:
     """Print the plan and one row as training reads it."""
     validated = either(f", {plan.valid} kept for validation", f", 另留 {plan.valid} 行验证") if plan.valid else ""
-    tokens, memory = f"{plan.trained_tokens:,}", f"{plan.bytes / 1e9:.1f} GB"
+    tokens, memory = f"{plan.survey.trained:,}", f"{plan.taken.bytes / 1e9:.2f} GB"
     lines = (
         either(f"recipe   {settings.recipe}, on {where}", f"配方   {settings.recipe}, 设备 {where}"),
         either(f"rows     {plan.rows} trained{validated}", f"数据   训练 {plan.rows} 行{validated}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from actune.base.load import load_model, load_tokenizer, word_of
+from actune.base.load import load_config, load_model, load_tokenizer, pick_device, pick_dtype, word_of
 from actune.base.rates import cpu_kind
 from actune.base.source import Source
 from actune.data.rows import Row
@@ -18,8 +19,10 @@ from actune.errors import UserError, either
 from actune.prompt import PromptFormat
 from actune.tune import choices, guards, practice
 from actune.tune.dataset import RowDataset, collate, shortened, view_of
-from actune.tune.encode import encode
+from actune.tune.encode import Example, encode
+from actune.tune.memory import refuse_hopeless
 from actune.tune.options import Settings
+from actune.tune.plan import Plan, make_plan
 from actune.tune.remember import Kept, check_memory, memories
 from actune.tune.resume import check_machine, check_same
 from actune.tune.run import Manifest, rows_hash, versions, write_kept_rows, write_manifest
@@ -39,6 +42,7 @@ class Prepared:
         settings: The run's.
         manifest: Not yet written if the run is new.
         kept: What the training is held to; None with a recipe that does not ask for it.
+        plan: What it will take.
     """
 
     model: Any
@@ -48,6 +52,7 @@ class Prepared:
     settings: Settings
     manifest: Manifest
     kept: Kept | None
+    plan: Plan
 
 
 def prepare(
@@ -71,38 +76,81 @@ def prepare(
     Raises:
         UserError: A row cannot be trained on, or the resumed run would be another one.
     """
-    _refuse_choice_rows(rows)
     if previous is not None:
         check_same(previous, settings.to_dict(), rows_hash(rows), source.sha256)
         check_machine(previous, cpu_kind())
         torch.set_num_threads(previous.probe["threads"])
-    tokenizer = load_tokenizer(source.path, trust_remote_code)
+    some = read(rows, source.path, settings, previous, trust_remote_code)
     device, dtype = settings.device, settings.dtype
     if previous is not None:
         device = previous.probe["device"]
         # On a CPU a run that was left the choice begins in fp32; `fast.proof` rounds the base later, then and now.
         dtype = dtype if dtype == "auto" and device == "cpu" else previous.probe["dtype"]
+    plan = _planned(some, settings, (device, dtype), trust_remote_code)
     model = load_model(source.path, device, dtype, trust_remote_code, settings.quantize)
-    fmt = _format(rows, tokenizer, settings) if previous is None else PromptFormat.from_dict(previous.prompt)
-    most = shortened(settings, model.config.get_text_config().max_position_embeddings)
-    kept = _checked(rows, tokenizer, fmt, model, most, settings.drop_long)
-    train, valid = split(kept, settings.valid, settings.seed)
+    fmt, valid = some.train.fmt, some.valid
+    _check(some, model)
     manifest = previous or replace(
-        _new_manifest(files, rows, (len(train), len(valid)), source, settings, fmt, model),
-        practice=practice.start_of(source, tokenizer, settings),
+        _new_manifest(files, rows, (len(some.train), len(valid)), source, settings, fmt, model),
+        practice=practice.start_of(source, some.tokenizer, settings),
     )
-    held, memory = _held(model, tokenizer, fmt, source, manifest) if settings.remember else (None, None)
+    held, memory = _held(model, some.tokenizer, fmt, source, manifest) if settings.remember else (None, None)
     check_memory(manifest.probe.get("memory"), memory)
     manifest = replace(manifest, probe=manifest.probe | {"memory": memory})
-    return Prepared(
-        model,
-        tokenizer,
-        RowDataset(train, tokenizer, fmt, view_of(train, settings, most), choices.WEIGHT > 0),
-        RowDataset(valid, tokenizer, fmt, None) if valid else None,
-        settings,
-        manifest,
-        held,
-    )
+    checked = RowDataset(valid, some.tokenizer, fmt, None) if valid else None
+    return Prepared(model, some.tokenizer, some.train, checked, settings, manifest, held, plan)
+
+
+@dataclass(frozen=True)
+class Read:
+    """Rows as a base reads them, before it is loaded.
+
+    Args:
+        tokenizer: The base's.
+        config: The base's.
+        kept: Rows that are used, and their encoded forms.
+        train: Rows to train on.
+        valid: Rows to validate on.
+    """
+
+    tokenizer: Any
+    config: Any
+    kept: tuple[list[Row], list[Example]]
+    train: RowDataset
+    valid: list[Row]
+
+
+def read(rows: Sequence[Row], folder: Path, settings: Settings, previous: Manifest | None, trust: bool) -> Read:
+    """Encode and part rows; of the base, configuration and tokenizer are enough.
+
+    Args:
+        rows: All rows.
+        folder: The base's.
+        settings: The run's.
+        previous: Manifest of the run to resume.
+        trust: Run the base's own code.
+
+    Raises:
+        UserError: A row has no answer or is too long.
+    """
+    _refuse_choice_rows(rows)
+    tokenizer, config = load_tokenizer(folder, trust), load_config(folder, trust)
+    fmt = _format(rows, tokenizer, settings) if previous is None else PromptFormat.from_dict(previous.prompt)
+    most = shortened(settings, config.get_text_config().max_position_embeddings)
+    kept = _fitting(rows, tokenizer, fmt, most, settings.drop_long)
+    train, valid = split(kept[0], settings.valid, settings.seed)
+    data = RowDataset(train, tokenizer, fmt, view_of(train, settings, most), choices.WEIGHT > 0)
+    return Read(tokenizer, config, kept, data, valid)
+
+
+def _planned(some: Read, settings: Settings, where: tuple[str, str], trust: bool) -> Plan:
+    """Plan a training, and refuse one that this machine has no room for."""
+    device = pick_device(where[0])
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    dtype = pick_dtype(device, where[1])
+    plan = make_plan(some.train, len(some.valid), settings, some.config, device, dtype, processes, trust)
+    refuse_hopeless(plan.need, plan.spared, device)
+    return plan
 
 
 def _held(model: Any, tokenizer: Any, fmt: PromptFormat, source: Source, manifest: Manifest) -> tuple[Kept, str]:
@@ -167,20 +215,24 @@ def _refuse_choice_rows(rows: Sequence[Row]) -> None:
         raise UserError(either("data", "数据"), either("no rows", "没有数据行"), wanted, "actune check")
 
 
-def _checked(
-    rows: Sequence[Row], tokenizer: Any, fmt: PromptFormat, model: Any, most: int, drop_long: bool
-) -> list[Row]:
-    """Encode all rows as written and run the guards; return the rows to use."""
+def _fitting(
+    rows: Sequence[Row], tokenizer: Any, fmt: PromptFormat, most: int, drop_long: bool
+) -> tuple[list[Row], list[Example]]:
+    """Encode all rows as written; return those to use."""
     examples = [encode(row, tokenizer, fmt) for row in rows]
     keep = guards.check_lengths(rows, examples, most, drop_long)
-    rows, examples = [rows[index] for index in keep], [examples[index] for index in keep]
+    return [rows[index] for index in keep], [examples[index] for index in keep]
+
+
+def _check(some: Read, model: Any) -> None:
+    """Run the guards over encoded rows."""
+    rows, examples = some.kept
     named = model.generation_config.eos_token_id
     ends = set(named) if isinstance(named, list) else {named}
-    guards.check_encoding(rows, examples, tokenizer, fmt, ends)
-    some = examples[:2]
-    items = [{"input_ids": one.input_ids, "labels": one.labels, "rows": 0} for one in some]
-    guards.check_batch(collate(items), some)
-    return list(rows)
+    guards.check_encoding(rows, examples, some.tokenizer, some.train.fmt, ends)
+    first = examples[:2]
+    items = [{"input_ids": one.input_ids, "labels": one.labels, "rows": 0} for one in first]
+    guards.check_batch(collate(items), first)
 
 
 def write_start(run: Path, prepared: Prepared) -> None:

@@ -22,8 +22,8 @@ from actune.tune.resume import STAGING
 
 
 @contextmanager
-def _head_at(head: torch.nn.Module, kept: torch.Tensor) -> Iterator[list[torch.Tensor]]:
-    """Let the output head see only the positions in `kept` [batch, length].
+def _head_at(head: torch.nn.Module, kept: tuple[torch.Tensor, ...]) -> Iterator[list[torch.Tensor]]:
+    """Let the output head see only the positions in `kept`: rows [trained] and places [trained].
 
     Logits of a whole prompt are most of the memory and much of the time of a small base. A hook on the head serves
     every architecture, whatever it does before (norms) or after (scales, caps).
@@ -58,19 +58,35 @@ def summed_loss(
     Returns:
         Summed cross-entropy in nats (fp32) and the number of trained tokens, those of `remember.added` left out.
     """
+    kept, targets = trained_at(batch["labels"])
+    return loss_at(model, head, batch, kept, targets, choice), len(targets) - remember.remembered(batch)
+
+
+def trained_at(labels: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """Find the positions whose next token is trained: (rows [trained], places [trained]), and those tokens."""
     # Position i predicts the token at i + 1.
-    targets = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE)
-    kept = targets != IGNORE
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
+    kept = (targets != IGNORE).nonzero(as_tuple=True)
+    return kept, targets[kept]
+
+
+def loss_at(
+    model: Any,
+    head: Any,
+    batch: Mapping[str, torch.Tensor],
+    kept: tuple[torch.Tensor, ...],
+    targets: torch.Tensor,
+    choice: float = 0.0,
+) -> torch.Tensor:
+    """Compute the summed loss at positions that are known; asks no tensor for its values."""
     with _head_at(head, kept) as seen:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    chosen, wanted = logits[0] if seen else logits[kept], targets[kept]
-    own = len(wanted) - remember.remembered(batch)
-    loss = torch.nn.functional.cross_entropy(chosen[:own].float(), wanted[:own], reduction="sum")
-    if own < len(wanted):
+    chosen = logits[0] if seen else logits[kept]
+    own = len(targets) - remember.remembered(batch)
+    loss = torch.nn.functional.cross_entropy(chosen[:own].float(), targets[:own], reduction="sum")
+    if own < len(targets):
         loss = loss + remember.drawn(chosen[own:], batch)
-    if choice:
-        loss = loss + choice * choice_loss(seen[0], head.weight, head.bias, batch)
-    return loss, own
+    return loss + choice * choice_loss(seen[0], head.weight, head.bias, batch) if choice else loss
 
 
 class RowTrainer(Trainer):  # type: ignore[misc]

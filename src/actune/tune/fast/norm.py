@@ -6,6 +6,7 @@ reads and writes a few hundred rows at a time, which stay in the cache, and keep
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -26,12 +27,15 @@ def fused(norm: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
     if weight is None or weight.dim() != 1 or epsilon is None or len(norm._parameters) > 1 or norm._modules:
         return None
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(3, weight.shape[0], generator=draw).mul_(2).add_(0.3).to(weight.device, weight.dtype)
+    x = torch.randn(3, weight.shape[0], generator=draw).mul_(2).add_(0.3).to(weight.dtype)
+    # It is tried on a twin with values of its own: the norm itself may be on the meta device.
+    twin, some = copy.copy(norm), torch.randn(weight.shape[0], generator=draw).to(weight.dtype)
+    twin._parameters = {"weight": torch.nn.Parameter(some, requires_grad=False)}
     tolerance = 1e-5 if x.dtype == torch.float32 else 2e-2
     with torch.no_grad():
-        wanted = norm(x).float()
+        wanted = twin(x).float()
         for plus in (0.0, 1.0):
-            if torch.allclose(_norm(x, weight, plus, epsilon).float(), wanted, rtol=tolerance, atol=1e-6):
+            if torch.allclose(_norm(x, some, plus, epsilon).float(), wanted, rtol=tolerance, atol=1e-6):
                 return lambda x, plus=plus: _norm(x, norm.weight, plus, epsilon)  # type: ignore[misc]
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,6 +32,12 @@ class Pack:
     spans: tuple[tuple[int, int], ...]
     kept: torch.Tensor
     targets: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Pack:
+        """Return the pack with its tensors on a device."""
+        ids, positions = self.input_ids.to(device), self.position_ids.to(device)
+        kept, targets = self.kept.to(device), self.targets.to(device)
+        return replace(self, input_ids=ids, position_ids=positions, kept=kept, targets=targets)
 
 
 def pack(batch: Mapping[str, torch.Tensor], share: bool) -> Pack:

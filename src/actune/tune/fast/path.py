@@ -69,11 +69,11 @@ class FastPath:
     def _heard(self) -> dict[Any, attention.Heard]:
         """Let four tokens pass as in training, to hear what each attention layer asks for."""
         heard: dict[Any, attention.Heard] = {}
-        ids = torch.arange(4, device=self.model.device).unsqueeze(0)
+        ids = torch.arange(4).unsqueeze(0)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
         training = self.model.training
         with torch.no_grad():
-            self._run(self.model.train(), pack(batch, share=False), heard=heard)
+            self._run(self.model.train(), pack(batch, share=False).to(self.model.device), heard=heard)
         self.model.train(training)
         return heard
 
@@ -97,6 +97,10 @@ class FastPath:
             CannotPack: The architecture does not fit.
         """
         rows = pack(batch, share=not (self.drops and self.model.training))
+        return self.loss_of(model, rows, batch, choice), len(rows.targets) - remember.remembered(batch)
+
+    def loss_of(self, model: Any, rows: Pack, batch: Mapping[str, torch.Tensor], choice: float = 0.0) -> torch.Tensor:
+        """Compute the summed loss of rows that are packed; asks no tensor for its values."""
         with self._at(rows.kept) as seen:
             output = self._run(model, rows)
         own = len(rows.targets) - remember.remembered(batch)
@@ -110,7 +114,7 @@ class FastPath:
             total = total + remember.drawn(logits, batch)
         if choice:
             total = total + choice * choice_loss(seen[0], weight, bias, batch)
-        return total, own
+        return total
 
     def _run(self, model: Any, rows: Pack, **more: Any) -> Any:
         # A mask of four dimensions passes through transformers as it is; packed attention needs none.

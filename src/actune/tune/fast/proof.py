@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import psutil
 import torch
 
 from actune.base.load import word_of
@@ -18,6 +17,7 @@ from actune.errors import either
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.fast.attention import CannotPack
 from actune.tune.fast.path import FastPath
+from actune.tune.memory import recomputes
 from actune.tune.targets import stacked_experts
 from actune.tune.trainer import summed_loss
 
@@ -29,8 +29,6 @@ ROWS = 2
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2.5e-1}
 # chunked, blocks, onednn: the quickest first.
 TRIES = ((True, True, True), (True, True, False), (False, True, False), (True, False, False), (False, False, False))
-# Share of the free memory that a training may plan with.
-SPARE = 0.6
 # A route that is hardly quicker is no gain, only another way for results to differ.
 WORTH = 1.15
 # bf16 rounds: it must be worth it, as it is where the CPU has instructions for it, and the base not be a toy.
@@ -47,7 +45,7 @@ class Choice:
         chunked: It computes the head itself, by chunks.
         blocks: It replaces whole blocks.
         onednn: It sends fp32 matrix products to oneDNN.
-        recompute: The recipe asks for recomputed layers, and memory does too.
+        recompute: Layers are computed twice, for memory asks for it or the recipe does.
         why: Why not the fast path, or not all of it.
     """
 
@@ -55,7 +53,7 @@ class Choice:
     chunked: bool = False
     blocks: bool = False
     onednn: bool = False
-    recompute: bool = True
+    recompute: bool = False
     why: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -189,23 +187,20 @@ def _problem(path: FastPath, batch: Mapping[str, torch.Tensor], wanted: tuple[fl
     return ""
 
 
-def settled(prepared: Any, model: Any, need: Callable[[], int]) -> Any:
+def settled(prepared: Any, model: Any) -> Any:
     """Return a new run's preparation with the path and dtype it takes in its manifest; of a resumed run, the same.
 
     Args:
         prepared: All that the training needs.
         model: The base with its adapter, as the training begins with it.
-        need: Gives the bytes that the training takes if nothing is computed twice.
     """
-    manifest, settings = prepared.manifest, prepared.settings
+    manifest, settings, plan = prepared.manifest, prepared.settings, prepared.plan
     if "path" in manifest.probe:
         if manifest.probe["dtype"] == "bf16" and model.dtype == torch.float32:
             _round(model)
         return prepared
     choice = choose(model, prepared.train, settings.plain, settings.dtype == "auto")
-    if choice.fast and model.device.type == "cpu":
-        # What computing twice would save must be needed: it costs a third more time.
-        choice = replace(choice, recompute=need() > SPARE * psutil.virtual_memory().available)
+    choice = replace(choice, recompute=recomputes(plan.need, settings, choice.fast, model.device))
     probe = manifest.probe | {"dtype": word_of(model.dtype), "path": choice.to_dict()}
     return replace(prepared, manifest=replace(manifest, probe=probe))
 
@@ -220,4 +215,4 @@ def path_of(prepared: Any, model: Any) -> FastPath | None:
 
 def recomputed(prepared: Any) -> bool:
     """Tell whether a run computes layers again in the backward pass to save memory."""
-    return bool(prepared.settings.checkpointing and prepared.manifest.probe.get("path", {}).get("recompute", True))
+    return bool(prepared.manifest.probe.get("path", {}).get("recompute", prepared.settings.checkpointing))
