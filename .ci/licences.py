@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "licences.md"
 # Extras for those who change actune; what they bring is not passed on.
-TOOLS = ("dev", "docs")
+TOOLS = ("dev", "docs", "bench")
 ALLOWED = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "CNRI-Python", "ISC", "MIT"),
     *("LLVM-exception", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib"),
@@ -42,8 +42,8 @@ HEAD = """# Licences
 
 actune is under Apache-2.0. These packages come with it, or with the extra that is named; they are installed, not
 copied. Written by `.ci/licences.py --write` from what the packages say of themselves; `make licences` checks that every
-package of pyproject.toml is here and that no licence forbids passing on. Tools of development (extras `dev` and `docs`)
-are not listed. A base model has a licence of its own: `actune pull` shows it.
+package of pyproject.toml is here and that no licence forbids passing on. Tools (extras `dev`, `docs`, `bench`) are not
+listed. A base model has a licence of its own: `actune pull` shows it.
 
 | package | licence | brought by |
 |---|---|---|
