@@ -334,7 +334,7 @@ def test_auto_takes_bf16_where_it_is_clearly_quicker_and_proves_itself(
 ) -> None:
     data = dataset(tiny_tokenizer_folder)
     wide = LlamaConfig(**SIZES | {"hidden_size": 256})
-    quick, slow = Rates(100, 0, 200, 10, 10), Rates(100, 180, 200, 10, 10)
+    quick, slow = Rates(100, 0, 200, 10, 10, 10.0), Rates(100, 180, 200, 10, 10, 10.0)
 
     def dtypes(config: Any, auto: bool = True, **options: Any) -> set[torch.dtype]:
         model = tuned(config, **options)

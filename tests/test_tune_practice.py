@@ -17,10 +17,12 @@ from actune.data.load import load_rows
 from actune.data.rows import Row
 from actune.errors import UserError
 from actune.prompt import SYSTEM, PromptFormat
+from actune.tune import corpus
 from actune.tune import practice as room
 from actune.tune.command import train
+from actune.tune.corpus import corpus_for
 from actune.tune.options import TrainOptions, settle
-from actune.tune.practice import corpus_for, practice
+from actune.tune.practice import practice
 from actune.tune.run import read_manifest, write_rows
 from conftest import make_rows
 
@@ -45,8 +47,8 @@ def place(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settle_in(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setenv("ACTUNE_CACHE", str(folder / "cache"))
-    patch.setattr(room, "CORPUS", folder / "corpus")
-    patch.setattr(room, "MOST_TOKENS_A_CHARACTER", 9)  # the tiny tokenizer knows no word of any language
+    patch.setattr(corpus, "CORPUS", folder / "corpus")
+    patch.setattr(corpus, "MOST_TOKENS_A_CHARACTER", 9)  # the tiny tokenizer knows no word of any language
 
 
 @pytest.fixture
@@ -96,11 +98,11 @@ def test_a_training_starts_from_it_and_stays_a_plain_adapter_on_the_original_bas
 def test_rows_that_the_practice_kept_help_to_measure_trainings_that_start_from_it(at: Path, tiny_base: Path) -> None:
     kept = load_rows([practised(at) / "valid.jsonl"])
     start = {"folder": str(practised(at))}
-    found = {language: room.unseen(start, language) for language in ("en", "zh")}
+    found = {language: corpus.unseen(start, language) for language in ("en", "zh")}
     assert all("饿" in row.question for row in found["zh"])
     assert not any("饿" in row.question for row in found["en"])
     assert len(found["en"]) + len(found["zh"]) == len(kept) == 8
-    assert room.unseen({}, "en") == room.unseen({"folder": str(at / "gone")}, "en") == []
+    assert corpus.unseen({}, "en") == corpus.unseen({"folder": str(at / "gone")}, "en") == []
 
 
 def test_what_has_practised_is_trained_more_gently_unless_told(at: Path, tiny_base: Path) -> None:
@@ -113,10 +115,10 @@ def test_what_has_practised_is_trained_more_gently_unless_told(at: Path, tiny_ba
 
 def test_a_training_rehearses_rows_that_the_practice_trained_on(at: Path, tiny_base: Path) -> None:
     start = {"folder": str(practised(at))}
-    rows = room.practised(start, "en")
+    rows = corpus.practised(start, "en")
     assert rows
-    assert not {row.question for row in rows} & {row.question for row in room.unseen(start, "en")}
-    assert room.practised({}, "en") == []
+    assert not {row.question for row in rows} & {row.question for row in corpus.unseen(start, "en")}
+    assert corpus.practised({}, "en") == []
 
 
 def test_without_it_the_adapter_is_fresh(at: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,7 +118,7 @@ def test_a_run_that_chose_bf16_goes_on_in_bf16_to_the_bit(
     monkeypatch: pytest.MonkeyPatch, table: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ACTUNE_CACHE", str(tmp_path / "cache"))
-    quick = Rates(100, 0, 500, 10, 10)
+    quick = Rates(100, 0, 500, 10, 10, 10.0)
     monkeypatch.setattr(proof, "rates", lambda: quick)
     monkeypatch.setattr(proof, "LEAST_WIDTH", 1)
     # The tiny base's few random weights round to other gradients than a real base's.

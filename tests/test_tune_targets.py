@@ -76,7 +76,7 @@ def test_what_is_quantised_and_named_like_a_part_of_an_expert_stays_frozen() -> 
 
 
 def test_a_base_with_experts_is_not_rounded_to_bf16_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proof, "rates", lambda: Rates(1, 1, 9, 1, 1))
+    monkeypatch.setattr(proof, "rates", lambda: Rates(1, 1, 9, 1, 1, 10.0))
     monkeypatch.setattr(proof, "LEAST_WIDTH", 0)
     assert not proof._bf16_pays(add_lora(model(), settle(TrainOptions())))
     config = AutoConfig.for_model("llama", **{**SIZES, "vocab_size": 64})

@@ -17,7 +17,7 @@ from actune.base.load import pick_dtype
 from actune.base.quantize import is_quantized
 from actune.errors import either
 from actune.script.acting import Acting
-from actune.tune import guards, metrics, practice, resume
+from actune.tune import corpus, guards, metrics, practice, resume
 from actune.tune.calibrate import calibrate
 from actune.tune.command import WRITTEN_LAST
 from actune.tune.dataset import collate
@@ -88,7 +88,7 @@ def _calibrated(prepared: Prepared, trainer: RowTrainer) -> tuple[Acting, dict[s
         return Acting(), {}  # it is there to be trained further
     fmt, model = prepared.train.fmt, trainer.model
     own = list(prepared.valid.rows) if prepared.valid else []
-    more = practice.unseen(prepared.manifest.practice, fmt.language)
+    more = corpus.unseen(prepared.manifest.practice, fmt.language)
     rows = [*own, *more[: max(0, MOST_ROWS - len(own))]]
     # As in use: in its dtype, folded into the weights, unless that would round the adapter away.
     folded = not is_quantized(model)

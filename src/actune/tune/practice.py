@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from actune.base.cache import cache_folder
 from actune.data.augment import LIFTS
 from actune.errors import UserError, either
+from actune.tune.corpus import corpus_for
 from actune.tune.options import RECIPES, Settings, TrainOptions
 
 if TYPE_CHECKING:
@@ -23,11 +24,7 @@ if TYPE_CHECKING:
     from actune.base.source import Source
     from actune.data.rows import Row
 
-CORPUS = Path(__file__).parent.parent / "practice"
 SETTINGS = replace(RECIPES["small"], recipe="practice", epochs=2, valid=0.05, practice="off")
-# A base that has read much Chinese has words for it: Gemma 3 spends 0.82 tokens on a character of the corpus, SmolLM2,
-# which knows none, 1.90.
-MOST_TOKENS_A_CHARACTER = 1.2
 # What the practised adapter depends on; where and how fast it is computed does not count.
 DECISIVE = [
     "epochs",
@@ -48,16 +45,6 @@ DECISIVE = [
 SHARED = ("rank", "alpha", "targets")
 # What has practised needs less to learn a user's rows, and more of it undoes the practice.
 AFTERWARDS = TrainOptions(epochs=4, lr=1.5e-4)
-
-
-def corpus_for(tokenizer: Any) -> list[Path]:
-    """Return the files to practise on: English, and Chinese if the base's tokenizer has words for it."""
-    from actune.data.table import read_table
-
-    chinese = CORPUS / "zh.jsonl"
-    text = "".join(row.question for row in read_table(chinese).rows)
-    tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return [CORPUS / "en.jsonl", *([chinese] if tokens <= MOST_TOKENS_A_CHARACTER * len(text) else [])]
 
 
 def folder_for(source: Source, rows: list[Row], settings: Settings = SETTINGS) -> Path:
@@ -172,40 +159,6 @@ def defaults(base: Source, settings: Settings, trust: bool) -> TrainOptions:
     if settings.recipe != "small" or settings.practice == "off" or not any(made):
         return TrainOptions()
     return AFTERWARDS if start_of(base, load_tokenizer(base.path, trust), settings) else TrainOptions()
-
-
-def unseen(start: dict[str, Any], language: str) -> list[Row]:
-    """Return the rows in a language that the practice kept for its own validation; none without a practice.
-
-    They are good for measuring how a training acts that started from it, when its own validation rows are few.
-
-    Args:
-        start: As `start_of` gave it.
-        language: Of the training's prompt.
-    """
-    from actune.data.table import read_table
-    from actune.prompt_format import language_of
-    from actune.tune.run import VALID
-
-    file = Path(start["folder"]) / VALID if start else None
-    if file is None or not file.is_file():
-        return []
-    return [row for row in read_table(file).rows if language_of([row.question]) == language]
-
-
-def practised(start: dict[str, Any], language: str) -> list[Row]:
-    """Return the rows in a language that the practice trained on; none without a practice.
-
-    Args:
-        start: As `start_of` gave it.
-        language: Of the training's prompt.
-    """
-    from actune.data.table import read_table
-
-    kept = {(row.question, row.actions) for row in unseen(start, language)}
-    file = CORPUS / f"{language}.jsonl"
-    rows = read_table(file).rows if start and file.is_file() else []
-    return [row for row in rows if (row.question, row.actions) not in kept]
 
 
 def tell(console: Console, start: dict[str, Any], settings: Settings, base: str) -> None:

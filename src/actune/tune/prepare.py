@@ -17,7 +17,7 @@ from actune.base.source import Source
 from actune.data.rows import Row
 from actune.errors import UserError, either
 from actune.prompt import PromptFormat
-from actune.tune import choices, guards, practice
+from actune.tune import choices, corpus, guards, practice
 from actune.tune.dataset import RowDataset, collate, shortened, view_of
 from actune.tune.encode import Example, encode
 from actune.tune.memory import refuse_hopeless
@@ -156,7 +156,7 @@ def _planned(some: Read, settings: Settings, where: tuple[str, str], trust: bool
 def _held(model: Any, tokenizer: Any, fmt: PromptFormat, source: Source, manifest: Manifest) -> tuple[Kept, str]:
     """Gather what a training is held to, and its SHA-256."""
     answers, memory = memories(model, tokenizer, fmt, source)
-    rows = practice.practised(manifest.practice, fmt.language)
+    rows = corpus.practised(manifest.practice, fmt.language)
     told = f"{memory} {rows_hash(rows)}".encode()
     return Kept(answers, RowDataset(rows, tokenizer, fmt, None)), hashlib.sha256(told).hexdigest()
 
