@@ -99,7 +99,7 @@ def run_in(
 
     main = os.environ.get("RANK", "0") == "0"
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out) if main else nullcontext():
+    with locked(out) if main else nullcontext():
         if main:
             clear_staging(out)
         previous = read_manifest(out) if resume and (out / MANIFEST).is_file() else None
@@ -120,7 +120,12 @@ def _settled(base: Source, wanted: Sequence[TrainOptions], trust: bool) -> Setti
     return settle(*wanted, practice.defaults(base, settle(*wanted), trust))
 
 
-def _locked(out: Path) -> AbstractContextManager[object]:
+def locked(out: Path) -> AbstractContextManager[object]:
+    """Keep other trainings out of a folder.
+
+    Raises:
+        UserError: One is there.
+    """
     try:
         return FileLock(out / ".lock").acquire(timeout=0)
     except Timeout as error:

@@ -181,7 +181,7 @@ def settle(*layers: TrainOptions) -> Settings:
     Raises:
         UserError: A value is not possible; all such values are named.
     """
-    given = _merged(layers)
+    given = merged(layers)
     return replace(RECIPES[given.get("recipe", "small")], **given)
 
 
@@ -191,10 +191,11 @@ def overlay(settings: Settings, *layers: TrainOptions) -> Settings:
     Raises:
         UserError: A value is not possible.
     """
-    return replace(settings, **_merged(layers))
+    return replace(settings, **merged(layers))
 
 
-def _merged(layers: Sequence[TrainOptions]) -> dict[str, Any]:
+def merged(layers: Sequence[TrainOptions]) -> dict[str, Any]:
+    """Give what the layers set; the first that sets an option wins. Raises a UserError as `settle` does."""
     given: dict[str, Any] = {}
     for layer in layers:
         given = {**_given(layer), **given}

@@ -29,9 +29,7 @@ def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list
     if share == 0 or len(rows) < FEWEST_ROWS:
         return list(rows), []
     wanted = max(FEWEST_VALID, round(share * len(rows)))
-    kinds: dict[int, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        kinds[min(3, len(used_actions(row)))].append(index)
+    kinds = _kinds(rows)
     quota = quotas({kind: len(members) for kind, members in kinds.items()}, wanted)
     rng = random.Random(f"{seed}/valid")
     taken = {index for kind in sorted(kinds) for index in rng.sample(kinds[kind], quota[kind])}
@@ -39,6 +37,30 @@ def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list
         [row for index, row in enumerate(rows) if index not in taken],
         [row for index, row in enumerate(rows) if index in taken],
     )
+
+
+def parts(rows: Sequence[Row], count: int, seed: int) -> list[frozenset[int]]:
+    """Part rows into folds of equal size (or one apart), each kind (0, 1, 2, 3+ actions) evenly.
+
+    Args:
+        rows: All rows, in order.
+        count: Of the folds.
+        seed: Decides which.
+
+    Returns:
+        The places of each fold's rows; every row is in one fold.
+    """
+    kinds, rng = _kinds(rows), random.Random(f"{seed}/folds")
+    dealt = [index for kind in sorted(kinds) for index in rng.sample(kinds[kind], len(kinds[kind]))]
+    return [frozenset(dealt[first::count]) for first in range(count)]
+
+
+def _kinds(rows: Sequence[Row]) -> dict[int, list[int]]:
+    """Give the places of the rows by how many actions they use."""
+    kinds: dict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        kinds[min(3, len(used_actions(row)))].append(index)
+    return kinds
 
 
 def quotas(sizes: Mapping[K, int], wanted: int) -> dict[K, int]:
