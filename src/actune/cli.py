@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Tell what a training needs and takes; nothing is loaded.",
         "训练前估算内存与时间, 不加载模型。",
     ),
-    "sweep": ("actune.tune.sweep:sweep", "Look for the options that train best.", "搜索最好的训练选项。"),
+    "sweep": ("actune.sweep.command:sweep", "Look for the options that train best.", "搜索最好的训练选项。"),
     "practice": (
         "actune.tune.practice:practice",
         "Let a base practise acting, once; trainings start from there.",

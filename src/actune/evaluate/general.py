@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 
 from actune.engine.local import Request
 from actune.engine.logits import Text
@@ -13,7 +13,7 @@ from actune.evaluate.likelihood import divergence_parts
 from actune.evaluate.systems import System
 from actune.prompt_format import Language
 from actune.script.score import Part
-from actune.tune.remember import LANGUAGES, plain_prompts
+from actune.tune.remember import plain_prompts, read_questions
 
 MAX_TOKENS = 48
 
@@ -28,11 +28,7 @@ class General:
 
 def questions() -> list[tuple[Language, str]]:
     """Return the general questions: 30 in each language, written for actune."""
-    return [
-        (language, line)
-        for language in LANGUAGES
-        for line in (files(__package__) / f"general.{language}.txt").read_text(encoding="utf-8").splitlines()
-    ]
+    return read_questions(Path(__file__).parent)
 
 
 def base_answers(base: System, advance: Callable[[int], None]) -> list[General]:

@@ -76,7 +76,7 @@ class Kept:
     rows: RowDataset
 
 
-def plain_prompts(tokenizer: Any, chat_template: str | None, questions: Sequence[tuple[Language, str]]) -> list[Any]:
+def plain_prompts(tokenizer: Any, chat_template: str | None, asked: Sequence[tuple[Language, str]]) -> list[list[int]]:
     """Render questions to a plain assistant that has no actions.
 
     Returns:
@@ -84,16 +84,21 @@ def plain_prompts(tokenizer: Any, chat_template: str | None, questions: Sequence
     """
     return [
         prompt.render_ids(tokenizer, PromptFormat(language, SYSTEM[language], chat_template), question, ())
-        for language, question in questions
+        for language, question in asked
     ]
 
 
 def questions() -> list[tuple[Language, str]]:
     """Return the questions to remember the answers of, written for actune; none of them is asked in evaluations."""
+    return read_questions(QUESTIONS)
+
+
+def read_questions(folder: Path) -> list[tuple[Language, str]]:
+    """Read ``general.en.txt`` and ``general.zh.txt`` of a folder: a question a line, with its language."""
     return [
         (language, line)
         for language in LANGUAGES
-        for line in (QUESTIONS / f"general.{language}.txt").read_text(encoding="utf-8").splitlines()
+        for line in (folder / f"general.{language}.txt").read_text(encoding="utf-8").splitlines()
     ]
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from actune.errors import UserError, either
+from actune.sweep.report import ERROR, FOLDS, done, report, short
+from actune.sweep.trial import Sweep, scores_of
 from actune.tune.options import TrainOptions, merged, read_config, settle
-from actune.tune.sweep_report import ERROR, FOLDS, done, report, short
-from actune.tune.sweep_trial import Sweep, scores_of
 
 if TYPE_CHECKING:
     import optuna

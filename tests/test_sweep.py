@@ -10,11 +10,12 @@ import torch
 
 from actune.data.augment import used_actions
 from actune.errors import UserError
-from actune.tune import command, sweep_report
+from actune.sweep import report
+from actune.sweep.command import sweep
+from actune.tune import command
 from actune.tune.exam import Exam
 from actune.tune.options import TrainOptions, read_config
 from actune.tune.split import parts
-from actune.tune.sweep import sweep
 from conftest import make_rows
 
 
@@ -138,7 +139,7 @@ def test_the_best_is_the_highest_and_failures_are_shown(tmp_path: Path) -> None:
             trial.set_user_attr("folds", [score - 0.1, score + 0.1])
             study.tell(trial, score)
     console = Console(record=True, width=120)
-    sweep_report.report(study, tmp_path, {"rank": 8}, console)
+    report.report(study, tmp_path, {"rank": 8}, console)
     text = console.export_text()
     assert "*1" in text
     assert "failed" in text

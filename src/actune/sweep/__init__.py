@@ -1,0 +1,1 @@
+"""Rows and a base -> which options act best, by cross-validated trainings."""
