@@ -38,7 +38,7 @@ QUESTIONS = Path(__file__).parent.parent / "practice"
 # A plain assistant: with our own system text the training shall change the answers, and that is not forgetting.
 SYSTEM: dict[Language, str] = {"en": "You are a helpful assistant.", "zh": "你是一个乐于助人的助手。"}
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
-MOST_TOKENS, BATCH = 32, 16
+MOST_TOKENS, BATCH = 32, 64
 # Tokens of a distribution that are kept one by one; the rest count as one. They hold nearly all of the mass.
 KEPT = 32
 # Answers asked again at a step, and what their distance in nats weighs beside the loss of the rows.
