@@ -4,12 +4,17 @@ PY := .venv/bin/python
 
 .PHONY: demo test test-slow install lint types spelling docs licences wheel tests clean
 
-.venv/ready: pyproject.toml constraints.txt
+# What the README uses; the tools of the tests are twice as much to install.
+.venv/used: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve]'
+	touch $@
+
+.venv/ready: .venv/used
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: .venv/ready
+demo: .venv/used
 	$(PY) -m actune demo
 
 test:
