@@ -79,7 +79,7 @@ def test_the_folder_holds_what_it_must(run: Path) -> None:
         **{key: value for key, value in best.items() if key.startswith("eval_")},
     }
     assert (run / f"checkpoint-{best['step']}").is_dir()
-    assert manifest.probe.keys() == {"device", "dtype", "threads", "cpu", "path", "memory"}
+    assert manifest.probe.keys() == {"device", "dtype", "threads", "cpu", "processes", "path", "memory"}
     assert manifest.data["sha256"] == rows_hash(load_rows(map(Path, manifest.data["files"])))  # type: ignore[arg-type]
 
 

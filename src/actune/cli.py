@@ -90,7 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = app()(arguments, exit_on_error=False, print_error=True, result_action="return_value")
     except UserError as error:
-        print(error, file=sys.stderr)
+        # In one piece: several processes may say it at once.
+        sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

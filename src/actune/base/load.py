@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def pick_device(wanted: str = "auto") -> torch.device:
         there.append("mps")
     if torch.cuda.is_available():
         there += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if wanted in ("auto", "cuda") and "cuda" in there and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # one of several processes on this machine
     if wanted == "auto":
         return torch.device("cuda" if "cuda" in there else there[-1])
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", wanted):

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from actune.errors import either
-from actune.tune import guards, metrics, resume
+from actune.tune import guards, metrics, resume, several
 from actune.tune.exam import Exam, one_line
 from actune.tune.trainer import RowTrainer
 
@@ -113,8 +113,8 @@ class Interrupt(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask the Trainer to save and stop."""
-        if self.asked:
-            control.should_save = control.should_training_stop = True
+        if several.any_of(self.asked):
+            self.asked = control.should_save = control.should_training_stop = True
 
 
 class Bar(TrainerCallback):  # type: ignore[misc]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from actune.errors import UserError, either
+from actune.tune import several
 from actune.tune.options import LOGGERS, Settings, TrainOptions, names_of, overlay, read_config, settings_from, settle
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def train(
     from actune.tune.resume import check_unused
 
     layers = [options or TrainOptions(), *([read_config(config)] if config else [])]
-    main = os.environ.get("RANK", "0") == "0"  # torchrun and accelerate launch set it
-    if main:
+    if several.is_main():
         check_unused(out, resume)
     rows = load_rows(data, encoding)
     found = resolve(base, source)
@@ -97,14 +96,14 @@ def run_in(
     from actune.tune.resume import clear_staging
     from actune.tune.run import MANIFEST, read_manifest
 
-    main = os.environ.get("RANK", "0") == "0"
+    main = several.is_main()
     out.mkdir(parents=True, exist_ok=True)
     with locked(out) if main else nullcontext():
         if main:
             clear_staging(out)
         previous = read_manifest(out) if resume and (out / MANIFEST).is_file() else None
         if isinstance(wanted, Settings):
-            settings = wanted
+            settings = settings_from(previous.options) if previous else wanted
         else:
             settings = overlay(settings_from(previous.options), *wanted) if previous else _settled(base, wanted, trust)
         _check_loggers(settings)
@@ -157,6 +156,7 @@ def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
     console = Console(stderr=True, quiet=not main)
     settings = prepared.settings
     model = add_lora(prepared.model, settings)
+    several.join(model.device)
     newest = next(reversed(resume.checkpoints(out)), None)
     start = prepared.manifest.practice
     if start and newest is None:

@@ -15,6 +15,7 @@ from actune.data.rows import Row
 from actune.prompt import PromptFormat, stop_token
 from actune.script.grammar import Grammar
 from actune.script.vocabulary import Vocabulary
+from actune.tune import several
 from actune.tune.choices import choices_of, collated
 from actune.tune.encode import IGNORE, Example, encode
 from actune.tune.options import Settings
@@ -122,7 +123,7 @@ class RowDataset(Dataset[dict[str, Any]]):
 
 def view_of(rows: Sequence[Row], settings: Settings, max_length: int) -> View:
     """Make the view that the settings ask for."""
-    window = settings.batch_size * settings.grad_accum
+    window = settings.batch_size * settings.grad_accum * several.processes()
     return View(Stock.of(rows), settings.seed, settings.augment == "on", settings.fresh_shuffle, max_length, window)
 
 

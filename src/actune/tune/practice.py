@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from actune.base.cache import cache_folder
 from actune.data.augment import LIFTS
 from actune.errors import UserError, either
+from actune.tune import several
 from actune.tune.corpus import corpus_for
 from actune.tune.options import RECIPES, Settings, TrainOptions
 
@@ -75,6 +76,8 @@ def practice(*, base: str, source: str = "hub", trust_remote_code: bool = False)
     """
     import time
 
+    from rich.console import Console
+
     from actune.base.load import load_tokenizer
     from actune.base.source import resolve
     from actune.data.load import load_rows
@@ -85,25 +88,30 @@ def practice(*, base: str, source: str = "hub", trust_remote_code: bool = False)
     files = corpus_for(load_tokenizer(found.path, trust_remote_code))
     rows = load_rows(files)
     out = folder_for(found, rows)
+    console = Console(quiet=not several.is_main(), highlight=False, soft_wrap=True)
     if (out / WRITTEN_LAST).is_file():
-        print(either(f"{base} has practised already: {out}", f"{base} 已经练习过: {out}"))
+        console.print(either(f"{base} has practised already: {out}", f"{base} 已经练习过: {out}"), markup=False)
         return 0
     passes = SETTINGS.epochs * len(rows)
-    print(
+    console.print(
         either(
             f"{base} practises on {len(rows)} rows, {passes} row passes in all, once; the time left is shown below",
             f"{base} 在 {len(rows)} 行数据上练习, 共 {passes} 次, 只需一次; 剩余时间见下",
-        )
+        ),
+        markup=False,
     )
     begun = time.monotonic()
-    status = run_in(out, files, rows, found, SETTINGS, resume=(out / MANIFEST).is_file(), trust=trust_remote_code)
+    # What is practised must not hang on the number of processes: the folder's name does not tell it.
+    settings = several.shared_out(SETTINGS, 1)
+    status = run_in(out, files, rows, found, settings, resume=(out / MANIFEST).is_file(), trust=trust_remote_code)
     minutes = (time.monotonic() - begun) / 60
     if status == 0:
-        print(
+        console.print(
             either(
                 f"practised in {minutes:.1f} minutes; `actune train --base {base}` now starts from there",
                 f"练习用时 {minutes:.1f} 分钟; 之后 `actune train --base {base}` 由此开始",
-            )
+            ),
+            markup=False,
         )
     return status
 

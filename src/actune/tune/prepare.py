@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from actune.base.source import Source
 from actune.data.rows import Row
 from actune.errors import UserError, either
 from actune.prompt import PromptFormat
-from actune.tune import choices, corpus, guards, practice
+from actune.tune import choices, corpus, guards, practice, several
 from actune.tune.dataset import RowDataset, collate, shortened, view_of
 from actune.tune.encode import Example, encode
 from actune.tune.memory import refuse_hopeless
@@ -79,13 +78,19 @@ def prepare(
     if previous is not None:
         check_same(previous, settings.to_dict(), rows_hash(rows), source.sha256)
         check_machine(previous, cpu_kind())
-        torch.set_num_threads(previous.probe["threads"])
+        began = previous.probe.get("processes", several.processes())
+        if began == several.processes():
+            torch.set_num_threads(previous.probe["threads"])
+        settings = several.shared_out(settings, began)
     some = read(rows, source.path, settings, previous, trust_remote_code)
     device, dtype = settings.device, settings.dtype
     if previous is not None:
         device = previous.probe["device"]
+        if several.processes() > 1:
+            device = torch.device(device).type  # each process has its own of them
         # On a CPU a run that was left the choice begins in fp32; `fast.proof` rounds the base later, then and now.
         dtype = dtype if dtype == "auto" and device == "cpu" else previous.probe["dtype"]
+    several.refuse_sharded(pick_device(device))
     plan = _planned(some, settings, (device, dtype), trust_remote_code)
     model = load_model(source.path, device, dtype, trust_remote_code, settings.quantize)
     fmt, valid = some.train.fmt, some.valid
@@ -146,9 +151,8 @@ def read(rows: Sequence[Row], folder: Path, settings: Settings, previous: Manife
 def _planned(some: Read, settings: Settings, where: tuple[str, str], trust: bool) -> Plan:
     """Plan a training, and refuse one that this machine has no room for."""
     device = pick_device(where[0])
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     dtype = pick_dtype(device, where[1])
-    plan = make_plan(some.train, len(some.valid), settings, some.config, device, dtype, processes, trust)
+    plan = make_plan(some.train, len(some.valid), settings, some.config, device, dtype, several.processes(), trust)
     refuse_hopeless(plan.need, plan.spared, device)
     return plan
 
@@ -194,6 +198,7 @@ def _new_manifest(
             "dtype": word_of(model.dtype),
             "threads": torch.get_num_threads(),
             "cpu": cpu_kind(),
+            "processes": several.processes(),
         },
         versions=versions(),
     )

@@ -184,13 +184,14 @@ def check_memory(known: str | None, found: str | None) -> None:
         )
 
 
-def added(batch: dict[str, torch.Tensor], kept: Kept, draw: str) -> dict[str, torch.Tensor]:
+def added(batch: dict[str, torch.Tensor], kept: Kept, draw: str, share: slice = slice(None)) -> dict[str, torch.Tensor]:
     """Put some rows of the practice and some of the base's answers under a batch: one pass serves all.
 
     Args:
         batch: As `dataset.collate` makes it.
         kept: What the training is held to.
         draw: Text that decides which `REPLAYED` rows and which `EACH` answers are taken.
+        share: Which of these this process takes, of several that make a step together.
 
     Returns:
         The batch with more rows in ``input_ids``, ``attention_mask`` and ``labels``; their trained tokens are the
@@ -198,8 +199,11 @@ def added(batch: dict[str, torch.Tensor], kept: Kept, draw: str) -> dict[str, to
         ``memory_logs`` [remembered tokens, `KEPT`]: what `forgotten` compares the base's answers with.
     """
     random_ = random.Random(draw)
-    again = [kept.rows[place] for place in random_.sample(range(len(kept.rows)), min(REPLAYED, len(kept.rows)))]
-    some = random_.sample(list(kept.answers), min(EACH, len(kept.answers)))
+    places = random_.sample(range(len(kept.rows)), min(REPLAYED, len(kept.rows)))
+    again = [kept.rows[place] for place in places[share]]
+    some = random_.sample(list(kept.answers), min(EACH, len(kept.answers)))[share]
+    if not (again or some):
+        return batch
     ids = [one["input_ids"] for one in again] + [[*one.text.prompt, *one.text.answer] for one in some]
     labels = [one["labels"] for one in again] + [[IGNORE] * len(one.text.prompt) + one.text.answer for one in some]
     longest, device = max(batch["input_ids"].shape[1], *map(len, ids)), batch["input_ids"].device
@@ -208,14 +212,15 @@ def added(batch: dict[str, torch.Tensor], kept: Kept, draw: str) -> dict[str, to
         under = torch.tensor([row + [filler] * (longest - len(row)) for row in more], device=device)
         return torch.cat([pad(batch[name], (0, longest - batch[name].shape[1]), value=filler), under])
 
+    none = torch.zeros(0, KEPT if not some else some[0].ids.shape[1])
     replayed = [label for one in again for label in one["labels"] if label != IGNORE]
     return batch | {
         "input_ids": joined("input_ids", ids, 0),
         "attention_mask": joined("attention_mask", [[1] * len(row) for row in ids], 0),
         "labels": joined("labels", labels, IGNORE),
         "replayed": torch.tensor(replayed, dtype=torch.long, device=device),
-        "memory_ids": torch.cat([one.ids for one in some]).to(device),
-        "memory_logs": torch.cat([one.logs for one in some]).to(device),
+        "memory_ids": torch.cat([none.long(), *(one.ids for one in some)]).to(device),
+        "memory_logs": torch.cat([none, *(one.logs for one in some)]).to(device),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from actune.tune import choices, guards, remember
+from actune.tune import choices, guards, remember, several
 from actune.tune.choices import choice_loss
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.encode import IGNORE
@@ -19,6 +19,7 @@ from actune.tune.fast.path import FastPath
 from actune.tune.options import Settings, names_of
 from actune.tune.remember import Kept
 from actune.tune.resume import STAGING
+from actune.tune.several import Filled
 
 
 @contextmanager
@@ -99,7 +100,12 @@ class RowTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self, *, train: RowDataset, valid: RowDataset | None, fast: FastPath | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(train_dataset=train, eval_dataset=valid, data_collator=collate, **kwargs)
+        multiple = kwargs["args"].per_device_train_batch_size * several.processes()
+        filled, checked = (
+            Filled(some, multiple) if some and several.processes() > 1 else some for some in (train, valid)
+        )
+        super().__init__(train_dataset=filled, eval_dataset=checked, data_collator=collate, **kwargs)
+        self.rows = train.rows
         # Both make the Trainer count the tokens of a whole step and leave the scale of the loss to us.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
@@ -128,7 +134,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Return the share of this batch in the mean loss of the step."""
         total, count = self.summed_loss(model, self._with_kept(inputs), choices.WEIGHT)
-        rows = [self.train_dataset.rows[index] for index in inputs["rows"].tolist()]
+        rows = [self.rows[index] for index in inputs["rows"].tolist()]
         guards.check_loss(total.detach(), rows, self.state.global_step + 1)
         self.tokens += int(inputs["attention_mask"].sum())
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
@@ -142,7 +148,8 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         if self.kept is None or step == self.remembered:
             return batch
         self.remembered = step
-        return remember.added(batch, self.kept, f"{self.args.seed}/{step}/{self.args.process_index}")
+        share = slice(self.args.process_index, None, self.args.world_size)
+        return remember.added(batch, self.kept, f"{self.args.seed}/{step}/0", share)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -150,7 +157,8 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         """Return and log the mean loss over all trained tokens of the validation rows, and how they are answered."""
         metrics = {f"{metric_key_prefix}_loss": self.validation_loss()}
         if self.exam is not None:
-            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.exam.ask().items()}
+            answered = several.told(self.exam.ask())
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in answered.items()}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

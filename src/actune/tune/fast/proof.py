@@ -14,6 +14,7 @@ from actune.base.load import word_of
 from actune.base.quantize import is_quantized
 from actune.base.rates import rates
 from actune.errors import either
+from actune.tune import several
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.fast.attention import CannotPack
 from actune.tune.fast.path import FastPath
@@ -199,9 +200,15 @@ def settled(prepared: Any, model: Any) -> Any:
         if manifest.probe["dtype"] == "bf16" and model.dtype == torch.float32:
             _round(model)
         return prepared
-    choice = choose(model, prepared.train, settings.plain, settings.dtype == "auto")
-    choice = replace(choice, recompute=recomputes(plan.need, settings, choice.fast, model.device))
-    probe = manifest.probe | {"dtype": word_of(model.dtype), "path": choice.to_dict()}
+    found: dict[str, Any] = {}
+    if several.is_main():
+        choice = choose(model, prepared.train, settings.plain, settings.dtype == "auto")
+        choice = replace(choice, recompute=recomputes(plan.need, settings, choice.fast, model.device))
+        found = {"dtype": word_of(model.dtype), "path": choice.to_dict()}
+    found = several.told(found)
+    if found["dtype"] == "bf16" and model.dtype == torch.float32:
+        _round(model)
+    probe = manifest.probe | found
     return replace(prepared, manifest=replace(manifest, probe=probe))
 
 
