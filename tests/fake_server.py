@@ -1,9 +1,14 @@
-"""A server with the OpenAI protocol that says what a test wants, and remembers what it was asked."""
+"""A server with the OpenAI protocol that says what a test wants, and remembers what it was asked.
+
+As a process of its own, that can be killed: ``python fake_server.py NAME PAUSE``; it prints its address.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +28,7 @@ class Plan:
         failures: Statuses of the first answers; 0 closes the connection without a word.
         vocabulary: Undoes the tokenizer in /detokenize.
         refuses: Requests with this word in them get status 400.
+        pause: Seconds before each piece.
     """
 
     kind: str = "vllm"
@@ -32,6 +38,7 @@ class Plan:
     failures: list[int] = field(default_factory=list)
     vocabulary: Any = None
     refuses: str = ""
+    pause: float = 0.0
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
@@ -66,6 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         for piece in self.plan.pieces:
+            time.sleep(self.plan.pause)
             if piece is None:
                 return self._die()
             self._event({"text": piece} if "prompt" in body else {"delta": {"content": piece}})
@@ -104,3 +112,19 @@ def fake_server(plan: Plan) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class Echo:
+    """Undoes any tokenizer, of the one text that is asked for."""
+
+    def decode(self, ids: list[int]) -> str:
+        from actune.engine.upstream import PROBE
+
+        return PROBE
+
+
+if __name__ == "__main__":
+    pieces = (f"Server {sys.argv[1]} ", "answers. ", "<&wa", "ve&>", " Then ", "it ", "goes ", "on.")
+    with fake_server(Plan(pieces=pieces, vocabulary=Echo(), pause=float(sys.argv[2]))) as address:
+        print(address, flush=True)
+        threading.Event().wait()
