@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +14,22 @@ from transformers import AutoTokenizer
 
 from actune.base.load import load_model
 from actune.base.source import Source, resolve
-from actune.data.rows import Row
+from actune.data.augment import used_actions
+from actune.data.rows import Row, Turn
 from actune.engine.logits import answer_logits
 from actune.errors import UserError
 from actune.evaluate.general import questions as asked_in_evaluations
 from actune.prompt import PromptFormat
-from actune.tune import remember
+from actune.tune import hold, remember
 from actune.tune.command import run_in, train
 from actune.tune.dataset import RowDataset, collate
+from actune.tune.encode import IGNORE
 from actune.tune.fast.path import FastPath
 from actune.tune.lora import add_lora
 from actune.tune.options import RECIPES, TrainOptions, settle
 from actune.tune.run import read_manifest, write_rows
 from actune.tune.trainer import summed_loss
+from tiny_actor import byte_tokenizer
 
 
 @pytest.fixture
@@ -41,19 +45,23 @@ def known(base: Source) -> tuple[Any, list[remember.Memory]]:
     return model, remember.memories(model, tokenizer, PromptFormat.for_rows((), tokenizer), base)[0]
 
 
-def held(kept: list[remember.Memory], rows: RowDataset | None = None) -> remember.Kept:
-    return remember.Kept(kept, [] if rows is None else rows)  # type: ignore[arg-type]
+def held(kept: list[remember.Memory], rows: RowDataset | None = None) -> hold.Kept:
+    return hold.Kept(kept, [] if rows is None else rows, told(rows.rows if rows else []))  # type: ignore[arg-type]
+
+
+def told(rows: Sequence[Row]) -> hold.Told:
+    return hold.Told(rows, byte_tokenizer())
 
 
 @torch.no_grad()
 def distance(model: Any, kept: list[remember.Memory]) -> float:
     """Mean distance a token from what the base answered, through the rows of a batch."""
     before = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": [-100, 6, 7]}
-    batch = remember.added({name: torch.tensor([row]) for name, row in before.items()}, held(kept), "any")
+    batch = hold.added({name: torch.tensor([row]) for name, row in before.items()}, held(kept), "any")
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     places = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=-100) != -100
     count = len(batch["memory_ids"])
-    return float(remember.forgotten(logits[places][-count:], batch)) / count
+    return float(hold.forgotten(logits[places][-count:], batch)) / count
 
 
 def test_no_question_is_one_that_evaluations_ask() -> None:
@@ -98,7 +106,7 @@ def test_a_training_that_remembers_stays_nearer_to_its_base(
     from safetensors.torch import load_file
 
     # The answers of a random base are noise, and hardly move: they must weigh more than a real one's.
-    monkeypatch.setattr(remember, "WEIGHT", 300.0)
+    monkeypatch.setattr(hold, "WEIGHT", 300.0)
     _, kept = known(base)
     settings = settle(TrainOptions(epochs=4, lr=2e-2, valid=0.0, dtype="fp32"))
     far = []
@@ -137,8 +145,8 @@ def test_the_fast_path_remembers_as_the_plain_one_does(base: Source, rows: list[
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     data = RowDataset(rows[:3], tokenizer, PromptFormat.for_rows(rows, tokenizer), None)
     more = RowDataset(rows[3:9], tokenizer, data.fmt, None)
-    batch = remember.added(collate([data[place] for place in range(3)]), held(kept, more), "any")
-    assert len(batch["input_ids"]) == 3 + remember.REPLAYED + 3
+    batch = hold.added(collate([data[place] for place in range(3)]), held(kept, more), "any")
+    assert len(batch["input_ids"]) == 3 + hold.REPLAYED + min(hold.TOLD, len(told(more.rows))) + 3
     found = []
     for path in (None, FastPath(tuned, chunked=chunked)):
         with path or nullcontext():
@@ -151,3 +159,17 @@ def test_the_fast_path_remembers_as_the_plain_one_does(base: Source, rows: list[
     assert plain[:2] == (pytest.approx(fast[0], rel=1e-5), fast[1])
     for name, grad in plain[2].items():
         assert float((grad - fast[2][name]).norm()) <= 1e-4 * float(grad.norm())
+
+
+def test_questions_are_trained_after_the_actions_that_they_want(rows: list[Row]) -> None:
+    row = next(row for row in rows if used_actions(row))
+    later = replace(row, history=(Turn("user", "before"), Turn("assistant", "yes")))
+    asked, used = told([row, later]), used_actions(row)
+    assert len(asked) == len(used) > 0, "a question that hangs on earlier turns is left out"
+    tokenizer = byte_tokenizer()
+    for place, name in enumerate(used):
+        item = asked[place]
+        begin = sum(label == IGNORE for label in item["labels"])
+        assert tokenizer.decode(item["input_ids"][begin:]) == row.question
+        assert item["labels"][begin:] == item["input_ids"][begin:]
+        assert name.replace("-", " ") in tokenizer.decode(item["input_ids"][:begin])

@@ -14,6 +14,7 @@ from peft import PeftModel
 from actune import prompt
 from actune.base.load import load_model, load_tokenizer, stop_ids
 from actune.base.quantize import is_quantized
+from actune.channel import channel_of
 from actune.data.rows import Turn
 from actune.engine.local import LocalEngine, Request
 from actune.engine.protocol import Engine, EngineError
@@ -135,7 +136,8 @@ class Actor:
         if self.acting is None or self.acting.neutral or not self.engine.supports.acting:
             return request
         blank = prompt.blank_ids(self.tokenizer, fmt, names, persona) if self.acting.compares else None
-        return replace(request, acting=self.acting, blank=blank)
+        channel = channel_of(self.tokenizer, question, names) if self.acting.channel else None
+        return replace(request, acting=self.acting, blank=blank, channel=channel)
 
     def reader(self, catalogue: Collection[str], keep: bool = False) -> Reader:
         """Make what turns the tokens of an answer to a `request` with this catalogue into events.

@@ -17,6 +17,7 @@ from actune.script.acting import Acting, Choice, Trace
 from actune.script.grammar import LESS, ROOT
 
 if TYPE_CHECKING:
+    from actune.channel import Channel
     from actune.engine.local import LocalEngine, Request
 
 Pick = Callable[[Tensor], int]
@@ -35,6 +36,8 @@ class Ahead(Protocol):
 
 # With longer lists the names are chosen token by token, for reading them all would take seconds.
 SCORED = 128
+# Names after which a question is read, and how many of them in one pass (its logits are large).
+ASKED_FOR, TOGETHER = 8, 4
 
 
 class Blank(NamedTuple):
@@ -64,6 +67,19 @@ def read_blank(engine: LocalEngine, prompt: Sequence[int], names: tuple[str, ...
 
     values = read_names(engine.speller.opening, list(spelled.values()), look).values if spelled else []
     return Blank(float(inside - outside), dict(zip(spelled, values, strict=True)))
+
+
+def read_channel(engine: LocalEngine, channel: Channel, names: Sequence[str]) -> dict[str, float]:
+    """Return log p(question | name) for some names, nats."""
+    told = dict[str, float]()
+    for first in range(0, len(names), TOGETHER):
+        tree, ends = Tree(), dict[str, tuple[int, int]]()
+        for name in names[first : first + TOGETHER]:
+            before = tree.add(channel.before[name])
+            ends[name] = before, tree.add(channel.asked, before)
+        logs = tree.logs(engine.branch(tree, seeded()))
+        told |= {name: logs[end] - logs[before] for name, (before, end) in ends.items()}
+    return told
 
 
 def judge(engine: LocalEngine, request: Request) -> Judge | None:
@@ -102,6 +118,7 @@ class Judge:
         assert second is not None, "see `judge`"
         self._second = second
         self._done: list[str] = []
+        self._heard: dict[str, float] = {}
         self._over = self._inside = False
         self._trace = Trace() if request.trace is None else request.trace
         if request.trace is not None and self._blank is not None:
@@ -191,15 +208,31 @@ class Judge:
     def _choose(self, names: tuple[str, ...], values: list[float], pick: Pick) -> int | None:
         """Choose one of some names by their scores; None if the acting is over."""
         blank = tuple(0.0 if self._blank is None else self._blank.scores[name] for name in names)
-        totals = [value - self._acting.gamma * other for value, other in zip(values, blank, strict=True)]
-        place = pick(torch.tensor(totals))
-        choice = Choice(names, tuple(values), blank, names[place])
+        choice = Choice(names, tuple(values), blank, self._told(names, values, blank), None)
+        place = pick(torch.tensor(choice.totals(self._acting.gamma, self._acting.channel)))
+        choice = replace(choice, taken=names[place])
         if self._acting.ends(choice, names[place], self._done):
             self._trace.choices.append(replace(choice, taken=None))
             return None
         self._trace.choices.append(choice)
         self._done.append(names[place])
         return place
+
+    def _told(self, names: tuple[str, ...], values: Sequence[float], blank: Sequence[float]) -> tuple[float, ...]:
+        """Return log p(question | name), nats, zeros if nothing asks for it.
+
+        Of a long list only the likeliest are looked at: to read the question after each name takes time. The others
+        count like the worst of those.
+        """
+        channel = self._request.channel
+        if channel is None or not channel.asked or not (self._acting.channel or self._request.trace is not None):
+            return (0.0,) * len(names)
+        # The same ones whatever the weights are: what is traced holds for all of them.
+        hopes = {name: value - 0.5 * other for name, value, other in zip(names, values, blank, strict=True)}
+        likely = sorted(names, key=lambda name: -hopes[name])[:ASKED_FOR]
+        self._heard |= read_channel(self._engine, channel, [name for name in likely if name not in self._heard])
+        least = min(self._heard[name] for name in likely)
+        return tuple(self._heard[name] if name in likely else least for name in names)
 
     def _tag(
         self, opening: Sequence[int], name: Spelling, place: int, seen: Seen, pick: Pick, ahead: Ahead

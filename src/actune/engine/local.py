@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.cache_utils import Cache
 
+    from actune.channel import Channel
+
 # New tokens for which a prompt is kept beside the one that it begins like: a list is kept once, not with each question.
 WORTH_KEEPING = 32
 
@@ -42,6 +44,7 @@ class Request:
         seed: The same request gives the same text, whatever it is batched with.
         acting: How it is decided to act, and how; None or neutral: as the model would, token by token.
         blank: The same prompt without a question (and history), which `acting` compares with; needed if it does.
+        channel: The question after each name, which `acting` may weigh; needed if it does.
         trace: Filled with what the decisions hung on, if it is asked for.
         watch: Is shown each constrained step's logits and which tokens are allowed, both [vocabulary]; reads only.
         messages: The prompt's turns, for servers that render it themselves.
@@ -55,6 +58,7 @@ class Request:
     seed: int = 0
     acting: Acting | None = None
     blank: list[int] | None = None
+    channel: Channel | None = None
     trace: Trace | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
     messages: Sequence[Mapping[str, str]] = ()

@@ -119,6 +119,20 @@ class Tree:
                 seen[node] |= seen[parent]
         return seen
 
+    def logs(self, logits: Tensor) -> list[float]:
+        """Sum log-probabilities down to each node, nats; those of what follows the root count nothing.
+
+        Args:
+            logits: What follows each node, [nodes, vocabulary].
+        """
+        parents = torch.tensor(self.parents)
+        edges = logits[parents, torch.tensor(self.tokens)] - logits.logsumexp(-1)[parents]
+        sums = [0.0] * len(parents)
+        for node, edge in enumerate(edges.tolist()):
+            if (parent := self.parents[node]) >= 0:
+                sums[node] = sums[parent] + edge
+        return sums
+
 
 def path(tokens: Sequence[int]) -> Tree:
     """Make a tree of one path."""
@@ -159,13 +173,7 @@ def score(names: Names, logits: Tensor) -> list[float]:
     Returns:
         log p(name + closing | opening) for each name, in nats.
     """
-    totals = logits.logsumexp(-1)
-    parents = torch.tensor(names.tree.parents)
-    edges = logits[parents, torch.tensor(names.tree.tokens)] - totals[parents]
-    sums = [0.0] * len(parents)
-    for node, edge in enumerate(edges.tolist()):
-        if node > names.root:
-            sums[node] = sums[names.tree.parents[node]] + edge
+    totals, sums = logits.logsumexp(-1), names.tree.logs(logits)
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, (_, closers) in enumerate(names.ends):
         groups.setdefault(closers, []).append(index)
@@ -174,7 +182,7 @@ def score(names: Names, logits: Tensor) -> list[float]:
         nodes = torch.tensor([names.ends[index][0] for index in members])
         last = logits[nodes][:, list(closers)].logsumexp(-1) - totals[nodes]
         for index, value in zip(members, last.tolist(), strict=True):
-            result[index] = sums[names.ends[index][0]] + value
+            result[index] = sums[names.ends[index][0]] - sums[names.root] + value
     return result
 
 

@@ -23,6 +23,7 @@ class Acting:
         fit: Some action not yet done must be more probable with the question than without by this, in nats; if none
             is, nothing fits and the acting ends. None: not asked.
         gamma: A name counts ``log p(name | question) - gamma * log p(name | no question)``.
+        channel: And ``channel * log p(question | name)`` more (see `actune.channel`).
         repeats: Whether an action may be done twice in an answer; if not, the wish to ends the acting.
         most: Actions in an answer at most; None for no limit.
     """
@@ -32,13 +33,14 @@ class Acting:
     contrast: float = 0.0
     fit: float | None = None
     gamma: float = 0.0
+    channel: float = 0.0
     repeats: bool = True
     most: int | None = None
 
     @property
     def compares(self) -> bool:
         """Whether it needs the prompt without the question."""
-        return bool(self.contrast or self.gamma or self.fit is not None)
+        return bool(self.contrast or self.gamma or self.channel or self.fit is not None)
 
     def ends(self, choice: Choice, name: str, done: Sequence[str]) -> bool:
         """Tell whether a wish to act is refused, and the acting over.
@@ -71,7 +73,7 @@ class Acting:
             UserError: A newer actune stored what this one does not know, or a value is impossible.
         """
         wanted = {entry.name for entry in fields(cls)}
-        numbers = [stored.get(name) or 0.0 for name in ("bias", "again", "contrast", "fit", "gamma")]
+        numbers = [stored.get(name) or 0.0 for name in ("bias", "again", "contrast", "fit", "gamma", "channel")]
         good = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
         if not good or not set(stored) <= wanted:
             raise UserError(
@@ -105,7 +107,7 @@ class Trace:
                 return False
         done: list[str] = []
         for choice in self.choices:
-            name = choice.best(acting.gamma)
+            name = choice.best(acting.gamma, acting.channel)
             if acting.ends(choice, name, done):
                 return choice.taken is None
             if name != choice.taken:
@@ -122,12 +124,14 @@ class Choice:
         names: Those that could be written.
         scores: log p(name | question), nats.
         blank: log p(name | no question), nats.
+        told: log p(question | name), nats; zeros where it was not asked for.
         taken: The name that was written; None if the wish ended the acting.
     """
 
     names: tuple[str, ...]
     scores: tuple[float, ...]
     blank: tuple[float, ...]
+    told: tuple[float, ...]
     taken: str | None
 
     def fit(self, done: Sequence[str]) -> float:
@@ -135,7 +139,12 @@ class Choice:
         raised = zip(self.names, self.scores, self.blank, strict=True)
         return max((score - blank for name, score, blank in raised if name not in done), default=-math.inf)
 
-    def best(self, gamma: float) -> str:
+    def best(self, gamma: float, channel: float) -> str:
         """Return the name with the highest calibrated score; the first of equals."""
-        values = [score - gamma * blank for score, blank in zip(self.scores, self.blank, strict=True)]
+        values = self.totals(gamma, channel)
         return self.names[values.index(max(values))]
+
+    def totals(self, gamma: float, channel: float) -> list[float]:
+        """Return what each name counts."""
+        parts = zip(self.scores, self.blank, self.told, strict=True)
+        return [score - gamma * blank + channel * told for score, blank, told in parts]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from actune import prompt
+from actune.channel import channel_of
 from actune.data.augment import all_actions
 from actune.data.rows import Row
 from actune.engine.local import LocalEngine, Request
@@ -32,6 +33,7 @@ START = Acting(repeats=False)
 WORTH = 0.01
 
 GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+CHANNELS = (0.0, 0.25, 0.5, 1.0, 2.0)
 MOSTS = (None, 3, 2, 1)
 CONTRASTS = (0.0, 0.5, 1.0)
 # Values tried of a threshold: so many, spread over those at which some row's answer changes.
@@ -160,7 +162,7 @@ def _count(search: _Search, acting: Acting) -> Iterator[Acting]:
 
 
 def _choice(search: _Search, acting: Acting) -> Iterator[Acting]:
-    yield from (replace(acting, gamma=gamma) for gamma in GAMMAS)
+    yield from (replace(acting, gamma=gamma, channel=channel) for gamma in GAMMAS for channel in CHANNELS)
 
 
 def _threshold(search: _Search, acting: Acting) -> Iterator[Acting]:
@@ -209,6 +211,7 @@ def _request(engine: LocalEngine, fmt: PromptFormat, row: Row) -> Request:
         # A good answer is about as long as the author's; what comes much later is no longer asked for.
         min(MOST_TOKENS, 16 + 2 * example.trained),
         blank=prompt.blank_ids(engine.tokenizer, fmt, row.actions, row.system),
+        channel=channel_of(engine.tokenizer, row.question, row.actions),
     )
 
 

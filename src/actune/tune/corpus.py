@@ -25,22 +25,17 @@ def corpus_for(tokenizer: Any) -> list[Path]:
 
 
 def unseen(start: dict[str, Any], language: str) -> list[Row]:
-    """Return the rows in a language that the practice kept for its own validation; none without a practice.
+    """Return rows in a language that the practice kept for its own validation; none without a practice.
 
-    They are good for measuring how a training acts that started from it, when its own validation rows are few.
+    They are good for measuring how a training acts that started from it, when its own validation rows are few. Many
+    rows of the corpus ask other things of the same list: those whose list was trained on are left out.
 
     Args:
         start: As `start_of` gave it.
         language: Of the training's prompt.
     """
-    from actune.data.table import read_table
-    from actune.prompt_format import language_of
-    from actune.tune.run import VALID
-
-    file = Path(start["folder"]) / VALID if start else None
-    if file is None or not file.is_file():
-        return []
-    return [row for row in read_table(file).rows if language_of([row.question]) == language]
+    trained = {frozenset(row.actions) for row in practised(start, language)}
+    return [row for row in _kept(start, language) if frozenset(row.actions) not in trained]
 
 
 def practised(start: dict[str, Any], language: str) -> list[Row]:
@@ -52,7 +47,19 @@ def practised(start: dict[str, Any], language: str) -> list[Row]:
     """
     from actune.data.table import read_table
 
-    kept = {(row.question, row.actions) for row in unseen(start, language)}
+    kept = {(row.question, row.actions) for row in _kept(start, language)}
     file = CORPUS / f"{language}.jsonl"
     rows = read_table(file).rows if start and file.is_file() else []
     return [row for row in rows if (row.question, row.actions) not in kept]
+
+
+def _kept(start: dict[str, Any], language: str) -> list[Row]:
+    """Return the rows in a language that the practice validated on."""
+    from actune.data.table import read_table
+    from actune.prompt_format import language_of
+    from actune.tune.run import VALID
+
+    file = Path(start["folder"]) / VALID if start else None
+    if file is None or not file.is_file():
+        return []
+    return [row for row in read_table(file).rows if language_of([row.question]) == language]

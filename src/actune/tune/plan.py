@@ -13,7 +13,7 @@ from rich.text import Text
 from actune.base.rates import speed
 from actune.engine import logits
 from actune.errors import either
-from actune.tune import memory, remember
+from actune.tune import hold, memory, remember
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.encode import IGNORE, Example
 from actune.tune.exam import MOST_ROWS
@@ -104,7 +104,7 @@ def _remembering(batch: dict[str, torch.Tensor], train: RowDataset) -> dict[str,
     """Put stand-ins under a batch: what the base answers, and which practised rows come again, is not known yet."""
     ids = torch.zeros(remember.MOST_TOKENS, remember.KEPT, dtype=torch.long)
     one = remember.Memory(logits.Text([0] * remember.MOST_TOKENS, [0] * remember.MOST_TOKENS), ids, ids.float())
-    return remember.added(batch, remember.Kept([one] * remember.EACH, train), "plan")
+    return hold.added(batch, hold.Kept([one] * hold.EACH, train, hold.Told(train.rows, train.tokenizer)), "plan")
 
 
 def _area(batch: list[dict[str, Any]]) -> int:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from actune.base.source import Source
     from actune.data.rows import Row
 
-SETTINGS = replace(RECIPES["small"], recipe="practice", epochs=2, valid=0.05, practice="off")
+SETTINGS = replace(RECIPES["small"], recipe="practice", valid=0.03, practice="off")
+# Row passes in all, about: a base that practises two languages sees each row once.
+PASSES = 10_000
 # What the practised adapter depends on; where and how fast it is computed does not count.
 DECISIVE = [
     "epochs",
@@ -48,11 +50,16 @@ SHARED = ("rank", "alpha", "targets")
 AFTERWARDS = TrainOptions(epochs=4, lr=1.5e-4)
 
 
-def folder_for(source: Source, rows: list[Row], settings: Settings = SETTINGS) -> Path:
+def settings_for(rows: list[Row]) -> Settings:
+    """Return how some rows are practised."""
+    return replace(SETTINGS, epochs=1 if len(rows) > PASSES / 1.5 else 2)
+
+
+def folder_for(source: Source, rows: list[Row]) -> Path:
     """Return the folder of a practice in the user's cache: its name tells base, rows and settings."""
     from actune.tune.run import rows_hash
 
-    values = settings.to_dict()
+    values = settings_for(rows).to_dict()
     text = json.dumps({**{key: values[key] for key in DECISIVE}, "lifts": sorted(LIFTS)}, sort_keys=True)
     key = f"{source.sha256[:16]}-{rows_hash(rows)[:12]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return cache_folder() / "practice" / key
@@ -92,7 +99,8 @@ def practice(*, base: str, source: str = "hub", trust_remote_code: bool = False)
     if (out / WRITTEN_LAST).is_file():
         console.print(either(f"{base} has practised already: {out}", f"{base} 已经练习过: {out}"), markup=False)
         return 0
-    passes = SETTINGS.epochs * len(rows)
+    settings = settings_for(rows)
+    passes = settings.epochs * len(rows)
     console.print(
         either(
             f"{base} practises on {len(rows)} rows, {passes} row passes in all, once; the time left is shown below",

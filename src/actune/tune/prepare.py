@@ -19,10 +19,11 @@ from actune.prompt import PromptFormat
 from actune.tune import choices, corpus, guards, practice, several
 from actune.tune.dataset import RowDataset, collate, shortened, view_of
 from actune.tune.encode import Example, encode
+from actune.tune.hold import Kept, Told
 from actune.tune.memory import refuse_hopeless
 from actune.tune.options import Settings
 from actune.tune.plan import Plan, make_plan
-from actune.tune.remember import Kept, check_memory, memories
+from actune.tune.remember import check_memory, memories
 from actune.tune.resume import check_machine, check_same
 from actune.tune.run import Manifest, rows_hash, versions, write_kept_rows, write_manifest
 from actune.tune.seen import read_seen, write_seen
@@ -99,7 +100,7 @@ def prepare(
         _new_manifest(files, rows, (len(some.train), len(valid)), source, settings, fmt, model),
         practice=practice.start_of(source, some.tokenizer, settings),
     )
-    held, memory = _held(model, some.tokenizer, fmt, source, manifest) if settings.remember else (None, None)
+    held, memory = _held(model, some.train, source, manifest) if settings.remember else (None, None)
     check_memory(manifest.probe.get("memory"), memory)
     manifest = replace(manifest, probe=manifest.probe | {"memory": memory})
     checked = RowDataset(valid, some.tokenizer, fmt, None) if valid else None
@@ -157,12 +158,13 @@ def _planned(some: Read, settings: Settings, where: tuple[str, str], trust: bool
     return plan
 
 
-def _held(model: Any, tokenizer: Any, fmt: PromptFormat, source: Source, manifest: Manifest) -> tuple[Kept, str]:
+def _held(model: Any, train: RowDataset, source: Source, manifest: Manifest) -> tuple[Kept, str]:
     """Gather what a training is held to, and its SHA-256."""
+    tokenizer, fmt = train.tokenizer, train.fmt
     answers, memory = memories(model, tokenizer, fmt, source)
     rows = corpus.practised(manifest.practice, fmt.language)
-    told = f"{memory} {rows_hash(rows)}".encode()
-    return Kept(answers, RowDataset(rows, tokenizer, fmt, None)), hashlib.sha256(told).hexdigest()
+    held = Kept(answers, RowDataset(rows, tokenizer, fmt, None), Told([*train.rows, *rows], tokenizer))
+    return held, hashlib.sha256(f"{memory} {rows_hash(rows)}".encode()).hexdigest()
 
 
 def _format(rows: Sequence[Row], tokenizer: Any, settings: Settings) -> PromptFormat:

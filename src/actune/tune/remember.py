@@ -1,16 +1,9 @@
-"""What a training shall not lose: how the base answers what has nothing to do with acting, and what it has practised.
-
-A base answers general questions once; at every step of a training the tuned model is asked some of them again, and its
-distance from the base, KL(base || tuned), is part of what is minimised (Li and Hoiem, Learning without Forgetting,
-arXiv:1606.09282, with the base's own greedy answers in place of data). A training that starts from a practice also
-trains on some of its rows at every step: sixty rows of a user otherwise undo much of it.
-"""
+"""How a base answers what has nothing to do with acting: it is asked once, and a training shall not lose it."""
 
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
-from torch.nn.functional import cross_entropy, pad
 
 from actune import prompt
 from actune.base.cache import cache_folder
@@ -28,8 +20,6 @@ from actune.engine.logits import Text, answer_logits, batches
 from actune.errors import UserError, either
 from actune.prompt import PromptFormat, stop_token
 from actune.prompt_format import Language
-from actune.tune.dataset import RowDataset
-from actune.tune.encode import IGNORE
 
 if TYPE_CHECKING:
     from actune.base.source import Source
@@ -41,11 +31,6 @@ LANGUAGES: tuple[Language, ...] = ("en", "zh")
 MOST_TOKENS, BATCH = 32, 64
 # Tokens of a distribution that are kept one by one; the rest count as one. They hold nearly all of the mass.
 KEPT = 32
-# Answers asked again at a step, and what their distance in nats weighs beside the loss of the rows.
-EACH, WEIGHT = 4, 1.0
-# Rows of the practice trained at a step.
-REPLAYED = 4
-LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -61,19 +46,6 @@ class Memory:
     text: Text
     ids: torch.Tensor
     logs: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a training is held to.
-
-    Args:
-        answers: Of the base.
-        rows: Of the practice that the training starts from; empty without one.
-    """
-
-    answers: Sequence[Memory]
-    rows: RowDataset
 
 
 def plain_prompts(tokenizer: Any, chat_template: str | None, asked: Sequence[tuple[Language, str]]) -> list[list[int]]:
@@ -182,77 +154,3 @@ def check_memory(known: str | None, found: str | None) -> None:
             either("those this run began with", "与开始时相同"),
             either("train anew in another --out", "换一个 --out 重新训练"),
         )
-
-
-def added(batch: dict[str, torch.Tensor], kept: Kept, draw: str, share: slice = slice(None)) -> dict[str, torch.Tensor]:
-    """Put some rows of the practice and some of the base's answers under a batch: one pass serves all.
-
-    Args:
-        batch: As `dataset.collate` makes it.
-        kept: What the training is held to.
-        draw: Text that decides which `REPLAYED` rows and which `EACH` answers are taken.
-        share: Which of these this process takes, of several that make a step together.
-
-    Returns:
-        The batch with more rows in ``input_ids``, ``attention_mask`` and ``labels``; their trained tokens are the
-        batch's last. ``replayed`` [replayed tokens]: those of the practice's rows, which come first. ``memory_ids`` and
-        ``memory_logs`` [remembered tokens, `KEPT`]: what `forgotten` compares the base's answers with.
-    """
-    random_ = random.Random(draw)
-    places = random_.sample(range(len(kept.rows)), min(REPLAYED, len(kept.rows)))
-    again = [kept.rows[place] for place in places[share]]
-    some = random_.sample(list(kept.answers), min(EACH, len(kept.answers)))[share]
-    if not (again or some):
-        return batch
-    ids = [one["input_ids"] for one in again] + [[*one.text.prompt, *one.text.answer] for one in some]
-    labels = [one["labels"] for one in again] + [[IGNORE] * len(one.text.prompt) + one.text.answer for one in some]
-    longest, device = max(batch["input_ids"].shape[1], *map(len, ids)), batch["input_ids"].device
-
-    def joined(name: str, more: Sequence[list[int]], filler: int) -> torch.Tensor:
-        under = torch.tensor([row + [filler] * (longest - len(row)) for row in more], device=device)
-        return torch.cat([pad(batch[name], (0, longest - batch[name].shape[1]), value=filler), under])
-
-    none = torch.zeros(0, KEPT if not some else some[0].ids.shape[1])
-    replayed = [label for one in again for label in one["labels"] if label != IGNORE]
-    return batch | {
-        "input_ids": joined("input_ids", ids, 0),
-        "attention_mask": joined("attention_mask", [[1] * len(row) for row in ids], 0),
-        "labels": joined("labels", labels, IGNORE),
-        "replayed": torch.tensor(replayed, dtype=torch.long, device=device),
-        "memory_ids": torch.cat([none.long(), *(one.ids for one in some)]).to(device),
-        "memory_logs": torch.cat([none, *(one.logs for one in some)]).to(device),
-    }
-
-
-def remembered(batch: Mapping[str, torch.Tensor]) -> int:
-    """Return how many of a batch's trained places, its last ones, come from `added`."""
-    return len(batch["replayed"]) + len(batch["memory_ids"]) if "memory_ids" in batch else 0
-
-
-def forgotten(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Compute how far a tuned model is from its base.
-
-    Args:
-        logits: Of the remembered places [remembered tokens, vocabulary].
-        batch: From `added`.
-
-    Returns:
-        KL(base || tuned) summed over the places, nats, fp32; tokens beyond the likeliest `KEPT` count as one.
-    """
-    ids, logs, logits = batch["memory_ids"], batch["memory_logs"], logits.float()
-    ours = logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)
-    rest, our_rest = ((1 - each.exp().sum(-1)).clamp(min=LEAST) for each in (logs, ours))
-    return ((logs.exp() * (logs - ours)).sum(-1) + rest * (rest / our_rest).log()).sum()
-
-
-def drawn(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return a zero whose gradient holds the model to what it shall keep: the loss that is logged stays the rows' own.
-
-    Args:
-        logits: Of the places that come from `added` [remembered(batch), vocabulary].
-        batch: From `added`.
-    """
-    replayed = len(batch["replayed"])
-    loss = cross_entropy(logits[:replayed].float(), batch["replayed"], reduction="sum")
-    loss = loss + WEIGHT * forgotten(logits[replayed:], batch)
-    return loss - loss.detach()

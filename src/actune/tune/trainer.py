@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from actune.tune import choices, guards, remember, several
+from actune.tune import choices, guards, hold, several
 from actune.tune.choices import choice_loss
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.encode import IGNORE
 from actune.tune.exam import Exam
 from actune.tune.fast.path import FastPath
+from actune.tune.hold import Kept
 from actune.tune.options import Settings, names_of
-from actune.tune.remember import Kept
 from actune.tune.resume import STAGING
 from actune.tune.several import Filled
 
@@ -57,10 +57,10 @@ def summed_loss(
         choice: Weight of `choice_loss`; the batch must hold choices then.
 
     Returns:
-        Summed cross-entropy in nats (fp32) and the number of trained tokens, those of `remember.added` left out.
+        Summed cross-entropy in nats (fp32) and the number of trained tokens, those of `hold.added` left out.
     """
     kept, targets = trained_at(batch["labels"])
-    return loss_at(model, head, batch, kept, targets, choice), len(targets) - remember.remembered(batch)
+    return loss_at(model, head, batch, kept, targets, choice), len(targets) - hold.remembered(batch)
 
 
 def trained_at(labels: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
@@ -83,10 +83,10 @@ def loss_at(
     with _head_at(head, kept) as seen:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     chosen = logits[0] if seen else logits[kept]
-    own = len(targets) - remember.remembered(batch)
+    own = len(targets) - hold.remembered(batch)
     loss = torch.nn.functional.cross_entropy(chosen[:own].float(), targets[:own], reduction="sum")
     if own < len(targets):
-        loss = loss + remember.drawn(chosen[own:], batch)
+        loss = loss + hold.drawn(chosen[own:], batch)
     return loss + choice * choice_loss(seen[0], head.weight, head.bias, batch) if choice else loss
 
 
@@ -149,7 +149,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
             return batch
         self.remembered = step
         share = slice(self.args.process_index, None, self.args.world_size)
-        return remember.added(batch, self.kept, f"{self.args.seed}/{step}/0", share)
+        return hold.added(batch, self.kept, f"{self.args.seed}/{step}/0", share)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from actune.base.rates import onednn_fp32
-from actune.tune import remember
+from actune.tune import hold
 from actune.tune.choices import choice_loss
 from actune.tune.fast import attention, blocks, head, linear, norm
 from actune.tune.fast.pack import Pack, pack
@@ -97,13 +97,13 @@ class FastPath:
             CannotPack: The architecture does not fit.
         """
         rows = pack(batch, share=not (self.drops and self.model.training))
-        return self.loss_of(model, rows, batch, choice), len(rows.targets) - remember.remembered(batch)
+        return self.loss_of(model, rows, batch, choice), len(rows.targets) - hold.remembered(batch)
 
     def loss_of(self, model: Any, rows: Pack, batch: Mapping[str, torch.Tensor], choice: float = 0.0) -> torch.Tensor:
         """Compute the summed loss of rows that are packed; asks no tensor for its values."""
         with self._at(rows.kept) as seen:
             output = self._run(model, rows)
-        own = len(rows.targets) - remember.remembered(batch)
+        own = len(rows.targets) - hold.remembered(batch)
         targets, weight, bias = rows.targets[:own], self.head.weight, self.head.bias
         if self.chunked:
             total = head.summed_cross_entropy(seen[0][:own], weight, bias, targets)
@@ -111,7 +111,7 @@ class FastPath:
             total = torch.nn.functional.cross_entropy(output.logits[0, :own].float(), targets, reduction="sum")
         if own < len(rows.targets):
             logits = torch.nn.functional.linear(seen[0][own:], weight, bias) if self.chunked else output.logits[0, own:]
-            total = total + remember.drawn(logits, batch)
+            total = total + hold.drawn(logits, batch)
         if choice:
             total = total + choice * choice_loss(seen[0], weight, bias, batch)
         return total

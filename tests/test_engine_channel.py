@@ -1,0 +1,99 @@
+"""The question after each name is what the model says of it, and weighs in the choice as much as it is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from actune.channel import BEFORE, MOST_TOKENS, asked_ids, before_ids, channel_of
+from actune.engine import judge
+from actune.engine.judge import read_channel
+from actune.engine.local import LocalEngine
+from actune.script.acting import Acting, Trace
+from test_engine_judge import NAMES, TOKENIZER, acts, after, ask, brute, engine_of, ids
+
+FORCED = Acting(bias=100.0, most=1)
+QUESTIONS = ("hello", "饿了", "x", "a much longer question")
+
+
+@pytest.fixture(scope="module")
+def engine() -> LocalEngine:
+    return engine_of("llama")
+
+
+def told(engine: LocalEngine, question: str, name: str) -> float:
+    """log p(question | name), by a plain forward pass."""
+    before, asked = before_ids(TOKENIZER, name, "en" if question.isascii() else "zh"), ids(question)
+    table = after(engine, before + asked)[len(before) - 1 :]
+    return sum(float(table[place, token]) for place, token in enumerate(asked))
+
+
+def test_what_stands_before_a_question_names_the_action_in_prose() -> None:
+    text = TOKENIZER.decode(before_ids(TOKENIZER, "turn_on-light.main", "en"), skip_special_tokens=True)
+    assert text == BEFORE["en"].format("turn on light main")
+    assert "做饭 炒冬瓜" in TOKENIZER.decode(before_ids(TOKENIZER, "做饭-炒冬瓜", "zh"))
+    assert len(asked_ids(TOKENIZER, "long " * 100 + "end")) == MOST_TOKENS
+    assert TOKENIZER.decode(asked_ids(TOKENIZER, "long " * 100 + "end")).endswith("end")
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_questions_are_scored_as_the_model_would_write_them(engine: LocalEngine, question: str) -> None:
+    found = read_channel(engine, channel_of(TOKENIZER, question, NAMES), NAMES)
+    assert found == {name: pytest.approx(told(engine, question, name), abs=1e-3) for name in NAMES}
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_the_channel_weighs_in_the_choice(engine: LocalEngine, weight: float) -> None:
+    changed = 0
+    for question in QUESTIONS:
+        plain = ask(question, replace(FORCED, gamma=0.5))
+        asked = replace(plain, channel=channel_of(TOKENIZER, question, NAMES))
+        acting = replace(FORCED, gamma=0.5, channel=weight)
+        values = [
+            brute(engine, ids(question), name)
+            - 0.5 * brute(engine, ids("blank "), name)
+            + weight * told(engine, question, name)
+            for name in NAMES
+        ]
+        chosen = acts(engine, engine.generate([replace(asked, acting=acting)])[0])
+        assert chosen == [NAMES[values.index(max(values))]]
+        changed += chosen != acts(engine, engine.generate([plain])[0])
+    assert changed
+
+
+def test_of_a_long_list_the_likeliest_are_asked_for(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "ASKED_FOR", 2)
+    request = replace(ask("hello", FORCED), channel=channel_of(TOKENIZER, "hello", NAMES), trace=(trace := Trace()))
+    engine.generate([request])
+    choice = trace.choices[0]
+    hopes = [score - 0.5 * blank for score, blank in zip(choice.scores, choice.blank, strict=True)]
+    likely = sorted(range(len(NAMES)), key=lambda place: -hopes[place])[:2]
+    values = [told(engine, "hello", NAMES[place]) for place in likely]
+    for place, value in enumerate(choice.told):
+        wanted = values[likely.index(place)] if place in likely else min(values)
+        assert value == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_trace_knows_what_other_weights_would_choose(engine: LocalEngine) -> None:
+    agreed = differed = 0
+    for question in QUESTIONS:
+        texts = []
+        for weight in (0.0, 0.1, 0.5, 2.0, 8.0):
+            acting, trace = replace(FORCED, gamma=0.1, channel=weight), Trace()
+            request = replace(ask(question, acting, trace=trace), channel=channel_of(TOKENIZER, question, NAMES))
+            texts.append((acting, trace, engine.generate([request])[0]))
+        for acting, trace, text in texts:
+            assert trace.agrees(acting)
+            for other, _, known in texts:
+                same = trace.agrees(other)
+                agreed += same
+                differed += not same
+                assert text == known or not same
+    assert agreed
+    assert differed
+
+
+def test_a_question_without_tokens_decides_nothing(engine: LocalEngine) -> None:
+    empty = replace(ask("hello", replace(FORCED, channel=1.0)), channel=channel_of(TOKENIZER, "", NAMES))
+    assert acts(engine, engine.generate([empty])[0]) == acts(engine, engine.generate([ask("hello", FORCED)])[0])
