@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from actune import bench, say
+from actune import bench, contender, say
+from actune.actor import load_actor
 from actune.engines import load_elsewhere
 from actune.errors import UserError
 from actune.evaluate.command import evaluate
@@ -100,15 +101,25 @@ def test_bench_gives_medians_and_ratios_within_a_round() -> None:
     assert rows["base"]["sooner"] == 10.0
 
 
+def test_bench_counts_every_token_of_transformers_own_loop(tiny_base: Path) -> None:
+    actor = load_actor(tiny_base)
+    request = actor.request("饿了", ("a-b",), max_tokens=7)
+    came = contender.generated(actor.local.model, request)
+    assert len(came) == 7
+    assert came == sorted(came)
+
+
 def test_bench_measures_every_way_to_run_it(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
     bench.bench(str(tiny_base), rounds=2, tokens=5, out=tmp_path / "bench.json")
     report = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
-    assert list(report["figures"]) == ["base"]
-    assert all(len(values) == 2 and min(values) > 0 for values in report["figures"]["base"].values())
-    assert report["about"]["dtype"] == "float32"
+    assert list(report["figures"]) == ["base", "generate"]
+    assert all(len(each) == 2 and min(each) > 0 for one in report["figures"].values() for each in one.values())
+    about = report["about"]
+    assert about["dtype"] == "float32"
+    assert 0 < about["prefix_tokens"] < about["prompt_tokens"]
     assert "tokens/s" in capsys.readouterr().out
     with pytest.raises(UserError, match="--rounds"):
         bench.bench(str(tiny_base), rounds=0)

@@ -6,10 +6,8 @@ import importlib.util
 import json
 import platform
 import statistics
-import time
-from collections.abc import Generator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,76 +15,20 @@ from actune.errors import UserError, either
 from actune.say import How
 
 if TYPE_CHECKING:
-    from actune.actor import Actor
+    from actune.contender import Contender
     from actune.data.rows import Row
-    from actune.engine.local import Request
 
-BASE, APART, MERGED, LLAMA = "base", "apart", "merged", "llama_cpp"
+BASE, APART, MERGED, LLAMA, PLAIN = "base", "apart", "merged", "llama_cpp", "generate"
 RESULT = "bench.json"
-MOST_NAMES, PREFIX_MB = 12, 256
-
-
-@dataclass
-class Contender:
-    """Something that is measured.
-
-    Args:
-        name: `base`, `apart` (base + adapter), `merged`, `llama_cpp`.
-        actor: It.
-    """
-
-    name: str
-    actor: Actor
-
-    @property
-    def extra(self) -> dict[str, Any]:
-        """What llama.cpp is asked besides; see `Upstream.extra`."""
-        from actune.engine.upstream import Upstream
-
-        return self.actor.engine.extra if isinstance(self.actor.engine, Upstream) else {}
-
-    def caching(self, on: bool) -> None:
-        """Let prompts be remembered, from now on, or not."""
-        from actune.engine.prefix import PrefixStore
-
-        if self.name == LLAMA:
-            self.extra["cache_prompt"] = on
-        else:
-            self.actor.local.prefixes = PrefixStore(PREFIX_MB if on else 0)
-
-    def first(self, request: Request) -> float:
-        """Measure the time to the first token, in ms."""
-        begun = time.perf_counter()
-        with closing(_ticks(self.actor, replace(request, max_tokens=1))) as ticks:
-            next(ticks)
-        return (time.perf_counter() - begun) * 1000
-
-    def speed(self, request: Request) -> float:
-        """Measure tokens a second, from the first to the last."""
-        ticks = list(_ticks(self.actor, request))
-        return (sum(count for _, count in ticks) - ticks[0][1]) / (ticks[-1][0] - ticks[0][0])
-
-
-def _ticks(actor: Actor, request: Request) -> Generator[tuple[float, float]]:
-    """Yield when tokens came, and how many."""
-    text = b""
-    came: list[float] = []
-    for token in actor.engine.stream(request):
-        if isinstance(token, bytes):
-            text += token
-            came.append(time.perf_counter())
-            yield came[-1], 0.0
-        else:
-            yield time.perf_counter(), 1.0
-    if came:
-        # Pieces of text may hold several tokens: they are counted by the tokenizer at the end.
-        yield came[-1], float(len(actor.tokenizer(text.decode(), add_special_tokens=False)["input_ids"]))
+MOST_NAMES = 40
 
 
 def bench(run: str, *, rounds: int = 5, tokens: int = 48, out: Path | None = None, how: How | None = None) -> int:
     """Measure decoding and the time to the first token: base, base with the adapter apart, merged, llama.cpp.
 
     Medians over the rounds; ratios are medians of the ratios within each round. All stand in memory at once.
+    `generate` is transformers' own loop on the base, without a constraint. With one thread (OMP_NUM_THREADS=1) times
+    are seconds on the CPU, which other programs disturb less; else they are the wall's.
 
     Args:
         run: A run, a checkpoint, a merged folder, or a base.
@@ -106,10 +48,11 @@ def bench(run: str, *, rounds: int = 5, tokens: int = 48, out: Path | None = Non
         raise UserError("--rounds, --tokens", f"{rounds}, {tokens}", wanted, either("change them", "修改它们"))
     how = (how or How()).checked()
     contenders = _contenders(run, how)
-    figures = _measure(contenders, _questions(run), rounds, tokens)
-    about = {"run": run, "rounds": rounds, "tokens": tokens, **_machine(contenders)}
+    asked = _questions(run)
+    figures = _measure(contenders, asked, rounds, tokens)
+    about = {"run": run, "rounds": rounds, "tokens": tokens, **_prompt(contenders[0], asked), **_machine(contenders)}
     report = {"about": about, "figures": figures, "summary": summary(figures)}
-    _show(report["summary"])
+    _show(report)
     file = out or (Path(run) / RESULT if _is_ours(run) else None)
     if file is not None:
         from actune.tune.run import write_whole
@@ -127,6 +70,7 @@ def _is_ours(run: str) -> bool:
 
 def _contenders(run: str, how: How) -> list[Contender]:
     from actune.actor import Actor
+    from actune.contender import Contender
     from actune.found import find
     from actune.say import load
 
@@ -141,13 +85,16 @@ def _contenders(run: str, how: How) -> list[Contender]:
         # Without stop ids an answer has its full length; with the run's format all read the same prompt.
         engine = type(actor.local)(actor.local.model, actor.tokenizer, ())
         result.append(Contender(name, Actor(engine, found.format)))
+    result.append(Contender(PLAIN, result[0].actor, plain=True))
     if importlib.util.find_spec("xllamacpp") is not None:
+        from actune.engine.upstream import Upstream
         from actune.engines import load_elsewhere
 
         clean = replace(how, engine="llama_cpp", device="auto", dtype="auto", unmerged=False, quantize="auto")
-        contender = Contender(LLAMA, load_elsewhere(run, clean))
-        contender.extra["ignore_eos"] = True
-        result.append(contender)
+        actor = load_elsewhere(run, clean)
+        if isinstance(actor.engine, Upstream):
+            actor.engine.extra["ignore_eos"] = True
+        result.append(Contender(LLAMA, actor))
     return result
 
 
@@ -212,6 +159,14 @@ def summary(figures: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, f
     }
 
 
+def _prompt(contender: Contender, asked: tuple[tuple[str, ...], list[str]]) -> dict[str, int]:
+    """Tell how long a prompt is, and how much of it questions have in common."""
+    names, questions = asked
+    ids = [contender.actor.prompt_ids(question, names) for question in questions[:2]]
+    same = next((at for at, pair in enumerate(zip(*ids, strict=False)) if len(set(pair)) > 1), min(map(len, ids)))
+    return {"names": len(names), "prompt_tokens": len(ids[0]), "prefix_tokens": same}
+
+
 def _machine(contenders: Sequence[Contender]) -> dict[str, Any]:
     import torch
 
@@ -222,15 +177,23 @@ def _machine(contenders: Sequence[Contender]) -> dict[str, Any]:
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "seconds": "cpu" if torch.get_num_threads() == 1 else "wall",
         "torch": torch.__version__,
     }
 
 
-def _show(rows: dict[str, dict[str, float]]) -> None:
+def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=either("speed", "速度"), title_justify="left")
+    rows = report["summary"]
+    told = either(
+        "{names} names, {prompt_tokens} prompt tokens, {prefix_tokens} of them kept; {dtype}, {threads} threads, "
+        "seconds of the {seconds}",
+        "{names} 个动作, 提示 {prompt_tokens} 个词元, 其中 {prefix_tokens} 个可复用; {dtype}, {threads} 线程, "
+        "{seconds} 时间",
+    )
+    table = Table(title=told.format(**report["about"]), title_justify="left")
     first = next(iter(rows))
     heads = (
         "",
