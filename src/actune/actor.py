@@ -17,6 +17,7 @@ from actune.base.quantize import is_quantized
 from actune.channel import channel_of
 from actune.data.rows import Turn
 from actune.engine.local import LocalEngine, Request
+from actune.engine.one_row import quicken
 from actune.engine.protocol import Engine, EngineError
 from actune.errors import UserError, either
 from actune.found import find
@@ -229,6 +230,7 @@ def load_actor(
     ends = set(stop_ids(model, tokenizer))
     if found.tuned:
         model = _with_adapter(model, found.folder, unmerged)
+    quicken(model)
     ends.add(prompt.stop_token(tokenizer, found.format or PromptFormat.for_rows((), tokenizer)))
     return Actor(LocalEngine(model, tokenizer, sorted(ends)), found.format, free, found.acting)
 
