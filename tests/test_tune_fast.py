@@ -109,17 +109,29 @@ def test_loss_and_gradients_are_those_of_the_plain_path(kind: str, tiny_tokenize
 def test_rows_with_nothing_in_common_and_single_rows_are_the_same_too(tiny_tokenizer_folder: Path) -> None:
     model = tuned(KINDS["gemma3"])
     batch = batch_of(tiny_tokenizer_folder, 3)
-    batch["input_ids"][1, 0] += 1
+    batch["input_ids"][:, 0] += torch.arange(3)
     assert pack(batch, share=True).shared == 0
     assert_same(model, batch, chunked=False)
     assert_same(model, batch_of(tiny_tokenizer_folder, 1))
+
+
+def test_rows_of_two_kinds_share_a_beginning_each(tiny_tokenizer_folder: Path) -> None:
+    batch = batch_of(tiny_tokenizer_folder)
+    lengths, rows = batch["attention_mask"].sum(1).tolist(), [1, 4]
+    one = pack(batch, share=True).shared
+    batch["input_ids"][rows, 0] += 1
+    two = pack(batch, share=True)
+    assert [row.before for row in two.rows].count(0) == 2
+    assert two.shared >= 2 * one
+    assert two.input_ids.shape[1] <= sum(lengths) - 3 * one
+    assert_same(tuned(KINDS["gemma3"]), batch)
 
 
 def test_long_rows_whose_probabilities_are_computed_twice_are_the_same(
     monkeypatch: pytest.MonkeyPatch, tiny_tokenizer_folder: Path
 ) -> None:
     monkeypatch.setattr("actune.tune.fast.attention.MOST_KEPT", 40)
-    monkeypatch.setattr("actune.tune.fast.attention.LONG_BLOCK", 24)
+    monkeypatch.setattr("actune.tune.fast.attention.BLOCK", 24)
     assert_same(tuned(KINDS["gemma3"]), batch_of(tiny_tokenizer_folder, 3))
 
 
@@ -139,10 +151,10 @@ def test_a_pack_holds_no_padding_and_the_beginning_once(tiny_tokenizer_folder: P
     tokens = int(batch["attention_mask"].sum())
     assert whole.input_ids.shape == (1, tokens)
     assert shared.input_ids.shape == (1, tokens - 3 * shared.shared)
-    for span, row, mask in zip(shared.spans[1:], batch["input_ids"], batch["attention_mask"], strict=True):
-        own = shared.input_ids[0, span[0] : span[1]]
+    for place, row, mask in zip(shared.rows[1:], batch["input_ids"], batch["attention_mask"], strict=True):
+        own = shared.input_ids[0, place.begin : place.end]
         assert torch.equal(torch.cat([shared.input_ids[0, : shared.shared], own]), row[mask.bool()])
-        assert shared.position_ids[0, span[0]] == shared.shared
+        assert shared.position_ids[0, place.begin] == shared.shared
 
 
 def test_the_head_by_chunks_is_the_head(monkeypatch: pytest.MonkeyPatch) -> None:

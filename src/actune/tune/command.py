@@ -188,11 +188,13 @@ def _train(prepared: Any, model: Any, size: Any, newest: Path | None, out: Path,
     from actune.tune.callbacks import Bar, FirstStep, Interrupt, RunFolder, StepSeed
     from actune.tune.exam import Exam
     from actune.tune.fast.proof import path_of, recomputed
+    from actune.tune.memory import hold_freed
     from actune.tune.trainer import make_trainer
 
     def over(step: int, history: Any) -> bool:
         return step >= size.steps or metrics.ended(history, size.steps)
 
+    hold_freed()
     exam = Exam(model, prepared.valid) if prepared.valid else None
     bar = Bar(console, exam)
     fast, settings = path_of(prepared, model), replace(prepared.settings, checkpointing=recomputed(prepared))

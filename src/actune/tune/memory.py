@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,8 @@ LATER_BYTES = 60_000_000
 SPARE = 0.6
 # The share of a need that may be missing before a run is refused: the reckoning is right to 15 %.
 SLACK = 0.85
+# Of malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,18 @@ def free(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+
+
+def hold_freed() -> None:
+    """Let the process keep the memory that it frees.
+
+    glibc hands freed blocks of more than some megabytes back to the system and takes a page fault for each 4 KB when it
+    gets them again: a step of SmolLM2 in bf16 takes 60 000 of them, an eighth of its time.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option, most in ((M_TRIM_THRESHOLD, (1 << 31) - 1), (M_MMAP_THRESHOLD, 1 << 30)):
+            libc.mallopt(option, most)
 
 
 def refuse_hopeless(found: Need, spared: Need, device: torch.device) -> None:

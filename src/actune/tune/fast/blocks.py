@@ -1,17 +1,19 @@
 """Whole blocks of the usual kind, where a module proves to be one: gated MLP, attention with rotary positions.
 
-transformers' own code around the linear layers makes many passes over memory, and keeps what can be had again.
+transformers' own code around the linear layers makes many passes over memory, and keeps what can be had again. Each
+block here is one step of autograd that fills the inputs of its matrix products in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from actune.tune.fast import linear
-from actune.tune.fast.attention import Heard, packed
+from actune.tune.fast import attention as rows
+from actune.tune.fast import linear, norm
+from actune.tune.fast.attention import Heard
 from actune.tune.fast.pack import Pack
 
 ROWS = 256
@@ -19,7 +21,7 @@ PARTS = {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"}
 
 
 def _layers(module: Any, names: tuple[str, ...]) -> list[Any] | None:
-    """Return linear children by name, if all are there and of a kind that `linear.project` takes."""
+    """Return linear children by name, if all are there and of a kind that `linear.Joined` takes."""
     found = [module._modules.get(name) for name in names]
     fits = all(type(layer) is torch.nn.Linear or linear.can_fuse(layer) for layer in found)
     return found if fits else None
@@ -30,45 +32,70 @@ def gated_mlp(module: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
     layers, act = _layers(module, ("gate_proj", "up_proj", "down_proj")), module._modules.get("act_fn")
     if layers is None or act is None or len(module._modules) != 4:
         return None
-    gate, up, down = layers
-    whole = module.forward
+    whole, both, down = module.forward, linear.Joined(layers[:2]), linear.Joined(layers[2:])
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         if not linear.ready(layers):
             return whole(x)  # type: ignore[no-any-return]
-        hidden: torch.Tensor = _Gate.apply(*linear.project(x, [gate, up]), act)  # type: ignore[no-untyped-call]
-        return linear.project(hidden, [down])[0]
+        adapter = (*both.parameters(), *down.parameters())
+        out: torch.Tensor = _Mlp.apply(x, both, down, act, *adapter)  # type: ignore[no-untyped-call]
+        return out
 
     return forward
 
 
-class _Gate(torch.autograd.Function):
-    """act(gate) * up; a few hundred rows at a time. The activation is any function; its gradient is autograd's."""
+class _Mlp(torch.autograd.Function):
+    """down(act(gate) * up). The activation is any function; its gradient is autograd's."""
 
     @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, act: Any) -> torch.Tensor:
-        rows, others = gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1])
-        out = torch.empty_like(rows)
-        for begin in range(0, len(rows), ROWS):
+    def forward(
+        ctx: Any, x: torch.Tensor, both: linear.Joined, down: linear.Joined, act: Any, *adapter: torch.Tensor
+    ) -> torch.Tensor:
+        buffer = _filled(x, both)
+        sides, masks = both.forward(buffer)
+        hidden = down.room(x, len(buffer))
+        for begin in range(0, len(buffer), ROWS):
             part = slice(begin, begin + ROWS)
-            torch.mul(act(rows[part]), others[part], out=out[part])
-        ctx.save_for_backward(rows, others)
-        ctx.act, ctx.shape = act, gate.shape
-        return out.view(gate.shape)
+            gate, up = sides[part].tensor_split(2, 1)
+            torch.mul(act(gate), up, out=hidden[part, : down.width])
+        out, more = down.forward(hidden)
+        ctx.save_for_backward(buffer, sides, hidden, *masks, *more)
+        ctx.both, ctx.down, ctx.act, ctx.shape, ctx.dtype = both, down, act, x.shape, x.dtype
+        return out.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        rows, others = ctx.saved_tensors
-        grad = grads[0].reshape(rows.shape)
-        d_gate, d_up = torch.empty_like(rows), torch.empty_like(rows)
-        for begin in range(0, len(rows), ROWS):
+        both, down = ctx.both, ctx.down
+        buffer, sides, hidden, *masks = ctx.saved_tensors
+        d_hidden, last = down.backward(_back_filled(grads[0], down), hidden, masks[2:], True)
+        d_sides = both.back_room(len(buffer))
+        for begin in range(0, len(buffer), ROWS):
             part = slice(begin, begin + ROWS)
+            gate, up = sides[part].tensor_split(2, 1)
             with torch.enable_grad():
-                some = rows[part].detach().requires_grad_()
+                some = gate.detach().requires_grad_()
                 active = ctx.act(some)
-            torch.mul(active.detach(), grad[part], out=d_up[part])
-            (d_gate[part],) = torch.autograd.grad(active, some, others[part] * grad[part])
-        return d_gate.view(ctx.shape), d_up.view(ctx.shape), None
+            torch.mul(active.detach(), d_hidden[part], out=d_sides[part, down.width : 2 * down.width])
+            (found,) = torch.autograd.grad(active, some, up * d_hidden[part])
+            d_sides[part, : down.width] = found
+        d_x, first = both.backward(d_sides, buffer, masks[:2], ctx.needs_input_grad[0])
+        return _back(d_x, ctx), None, None, None, *first, *last
+
+
+def _filled(x: torch.Tensor, joined: linear.Joined) -> torch.Tensor:
+    buffer = joined.room(x, x.numel() // joined.width)
+    buffer[:, : joined.width] = x.reshape(-1, joined.width)
+    return buffer
+
+
+def _back_filled(grad: torch.Tensor, joined: linear.Joined) -> torch.Tensor:
+    buffer = joined.back_room(grad.numel() // joined.height)
+    buffer[:, : joined.height] = grad.reshape(-1, joined.height)
+    return buffer
+
+
+def _back(d_x: torch.Tensor | None, ctx: Any) -> torch.Tensor | None:
+    return None if d_x is None else d_x.view(ctx.shape).to(ctx.dtype)
 
 
 def attention(module: Any, heard: Heard) -> Callable[..., Any] | None:
@@ -77,8 +104,14 @@ def attention(module: Any, heard: Heard) -> Callable[..., Any] | None:
     size = vars(module).get("head_dim")
     if layers is None or size is None or not set(module._modules) <= PARTS:
         return None
-    whole = module.forward
-    norms = [module._modules.get(name) for name in ("q_norm", "k_norm")]
+    norms = [None if part is None else norm.fused(part) for part in map(module._modules.get, ("q_norm", "k_norm"))]
+    if norms.count(None) != 2 - len(module._modules.keys() & {"q_norm", "k_norm"}):
+        return None
+    whole, first, last = module.forward, linear.Joined(layers[:3]), linear.Joined(layers[3:])
+    heads = [span.stop - span.start for span in first.spans]
+    if any(width % size for width in heads) or heads[1] != heads[2]:
+        return None
+    shape = _Shape(first, last, heads[0] // heads[1], size, norms, heard)
 
     def forward(
         hidden_states: torch.Tensor,
@@ -91,45 +124,115 @@ def attention(module: Any, heard: Heard) -> Callable[..., Any] | None:
             # The rest goes through as it came: transformers warns of a cache that is given under two names.
             options |= {"attention_mask": attention_mask, "pack": pack}
             return whole(hidden_states, position_embeddings=position_embeddings, **options)
-        parts = [part.unflatten(-1, (-1, size)) for part in linear.project(hidden_states, layers[:3])]  # type: ignore[no-untyped-call]
-        for index, norm in enumerate(norms):
-            turned = parts[index] if norm is None else norm(parts[index])
-            parts[index] = _Rotate.apply(turned, *position_embeddings)  # type: ignore[no-untyped-call]
-        query, key, value = (part.transpose(1, 2) for part in parts)
-        out = packed(query, key, value, pack, heard.scale, heard.window)
-        return linear.project(out.flatten(2), layers[3:])[0], None
+        angles = [part.float() for part in position_embeddings]
+        adapter = (*first.parameters(), *last.parameters())
+        return _Heads.apply(hidden_states, *angles, pack, shape, *adapter), None  # type: ignore[no-untyped-call]
 
     return forward
 
 
-class _Rotate(torch.autograd.Function):
-    """Rotary positions of heads [1, length, heads, size] by cosines and sines [1, length, rotated size]; in fp32."""
+class _Shape:
+    """An attention block: its matrices, query heads per key head, size of a head, norms of queries and keys."""
+
+    def __init__(
+        self,
+        first: linear.Joined,
+        last: linear.Joined,
+        group: int,
+        size: int,
+        norms: Sequence[norm.Norm | None],
+        heard: Heard,
+    ) -> None:
+        self.first, self.last, self.group, self.size, self.norms, self.heard = first, last, group, size, norms, heard
+        self.keys = (first.spans[1].stop - first.spans[1].start) // size
+
+    def parted(self, side: torch.Tensor) -> list[torch.Tensor]:
+        """Views of [length, all heads * size]: queries, keys, values, each [length, heads, size]."""
+        return [side[:, span].view(len(side), -1, self.size) for span in self.first.spans]
+
+    def grouped(self, heads: torch.Tensor) -> torch.Tensor:
+        """[length, heads * size] as a view [key heads, length, group, size]."""
+        return heads.view(len(heads), self.keys, -1, self.size).transpose(0, 1)
+
+
+class _Heads(torch.autograd.Function):
+    """Projections, norms of heads, rotary positions, attention in fp32, and the projection back."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(cos, sin)
-        ctx.dtype = x.dtype
-        return _rotated(x, cos, sin, back=False)
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        pack: Pack,
+        shape: _Shape,
+        *adapter: torch.Tensor,
+    ) -> torch.Tensor:
+        buffer = _filled(x, shape.first)
+        side, masks = shape.first.forward(buffer)
+        *turned, values = shape.parted(side)
+        inverses, ready = [], []
+        for heads, found, scale in zip(turned, shape.norms, (shape.heard.scale, 1.0), strict=True):
+            wide = heads.float()
+            if found is not None:
+                flat, wide = wide.reshape(-1, shape.size), torch.empty_like(wide, memory_format=torch.contiguous_format)
+                inverses.append(norm.forward(flat, found.scale(), found.epsilon, wide.view(-1, shape.size)))
+            into = wide.new_empty(shape.keys, len(wide), heads.shape[1] // shape.keys, shape.size)
+            _rotate(shape.grouped(wide), cos[0], sin[0], into, scale, back=False)
+            ready.append(into.flatten(1, 2))
+        value = values.transpose(0, 1).float()
+        query, key = ready
+        out, kept = rows.forward(query, key, value, pack, shape.heard.window)
+        inner = shape.last.room(x, len(buffer))
+        shape.grouped(inner[:, : shape.last.width]).copy_(out.view(shape.keys, len(buffer), -1, shape.size))
+        result, more = shape.last.forward(inner)
+        # Norms need what they took; it is in `side`.
+        ctx.save_for_backward(buffer, inner, *ready, value, cos, sin, side if inverses else None, *masks, *more)
+        ctx.pack, ctx.own, ctx.kept, ctx.inverses, ctx.shape, ctx.dtype = pack, shape, kept, inverses, x.shape, x.dtype
+        return result.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        cos, sin = ctx.saved_tensors
-        return _rotated(grads[0], cos, sin, back=True).to(ctx.dtype), None, None
+        shape, kept, ctx.kept = ctx.own, ctx.kept, None
+        buffer, inner, query, key, value, cos, sin, side, *masks = ctx.saved_tensors
+        d_inner, last = shape.last.backward(_back_filled(grads[0], shape.last), inner, masks[3:], True)
+        d_out = shape.grouped(d_inner).float().flatten(1, 2)
+        d_query, d_key, d_value = rows.backward(d_out, query, key, value, ctx.pack, shape.heard.window, kept)
+        d_side = shape.first.back_room(len(buffer))
+        *into, d_values = shape.parted(d_side[:, : shape.first.height])
+        d_values.transpose(0, 1).copy_(d_value)
+        inverses = iter(ctx.inverses)
+        for index, (grad, scale) in enumerate(((d_query, shape.heard.scale), (d_key, 1.0))):
+            wide = grad.new_empty(into[index].shape)
+            turned = grad.view(shape.keys, len(buffer), -1, shape.size)
+            _rotate(turned, cos[0], sin[0], shape.grouped(wide), scale, back=True)
+            found = shape.norms[index]
+            if found is not None:
+                flat = shape.parted(side)[index].float().reshape(-1, shape.size)
+                norm.backward(wide.view(flat.shape), flat, found.scale(), next(inverses), wide.view(flat.shape))
+            into[index].copy_(wide)
+        d_x, first = shape.first.backward(d_side, buffer, masks[:3], ctx.needs_input_grad[0])
+        return _back(d_x, ctx), None, None, None, None, *first, *last
 
 
-def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, back: bool) -> torch.Tensor:
-    """Turn the halves of each head's rotated part, or turn gradients back."""
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor, scale: float, back: bool) -> None:
+    """Turn the halves of each head's rotated part, or turn gradients back, and scale.
+
+    Args:
+        x: [key heads, length, group, size], fp32.
+        cos: [length, rotated size].
+        sin: [length, rotated size].
+        out: As x.
+        scale: Of the result.
+        back: Turn back.
+    """
     size = cos.shape[-1]
-    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    out[..., size:] = x[..., size:]
-    first, second = x[..., : size // 2], x[..., size // 2 : size]
-    x, cos, sin = x.float(), cos.float(), sin.float()
-    cosines, sines = cos.unsqueeze(2).chunk(2, -1), sin.unsqueeze(2).chunk(2, -1)
-    into = out[..., : size // 2], out[..., size // 2 : size]
-    if back:
-        torch.mul(first, cosines[0], out=into[0]).addcmul_(second, sines[1])
-        torch.mul(second, cosines[1], out=into[1]).addcmul_(first, sines[0], value=-1)
-    else:
-        torch.mul(first, cosines[0], out=into[0]).addcmul_(second, sines[0], value=-1)
-        torch.mul(second, cosines[1], out=into[1]).addcmul_(first, sines[1])
-    return out
+    if size < x.shape[-1]:
+        torch.mul(x[..., size:], scale, out=out[..., size:])
+    halves = slice(0, size // 2), slice(size // 2, size)
+    first, second = (x[..., half] for half in halves)
+    cosines, sines = ([(part[:, None, half] * scale) for half in halves] for part in (cos, sin))
+    into = [out[..., half] for half in halves]
+    # out1 = x1 cos1 - x2 sin1, out2 = x2 cos2 + x1 sin2
+    torch.mul(first, cosines[0], out=into[0]).addcmul_(second, sines[1] if back else sines[0], value=1 if back else -1)
+    torch.mul(second, cosines[1], out=into[1]).addcmul_(first, sines[0] if back else sines[1], value=-1 if back else 1)

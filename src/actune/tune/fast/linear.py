@@ -1,10 +1,11 @@
-"""LoRA's linear layers as one step of autograd: frozen weights get no gradient, nothing is computed twice.
+"""LoRA's linear layers over one input as one matrix: frozen weights get no gradient, nothing is computed twice.
 
-y = x W' + s (x A') B' + b. The small product is made first and the large one is added to it inside the matrix product:
-in bf16 the sum is then rounded once. Added to a product that is rounded already, a small delta is lost: that is why
-stock bf16 LoRA learns less (loss 2.112 against 2.070 at the second step).
+y = x W' + s (x A') B' + b. The matrix holds [W, s B] above [A, 0]; input and small product x A' stand side by side, so
+that one product of matrices gives y, in one sum that is rounded once. In bf16 a small delta that is added to a product
+which is rounded already is lost: that is why stock bf16 LoRA learns less (loss 2.112 against 2.070 at the second step).
+Backward is the same matrix the other way round: [dy, dy s B] times [W; A] is the gradient of x.
 
-Layers that read the same input (queries, keys and values; gate and up) are one step: its gradient is summed in place.
+Layers that read the same input (queries, keys and values; gate and up) are one such matrix.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from peft.tuners.lora import Linear
 
 _LANES = 4
+# Sides go up to a multiple of this: AMX takes 32 bf16 at a time, and a remainder costs a fifth of a product.
+_WIDTH = 32
 
 
 def can_fuse(layer: Any) -> bool:
@@ -32,13 +35,13 @@ def can_fuse(layer: Any) -> bool:
 
 
 def fused(layer: Any) -> Any:
-    """Return a forward for a peft layer; it reads the layer anew at each call."""
-    whole = layer.forward
+    """Return a forward for a peft layer; it reads the adapter anew at each call."""
+    whole, joined = layer.forward, Joined([layer])
 
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if args or kwargs or not ready([layer]):
             return whole(x, *args, **kwargs)  # type: ignore[no-any-return]
-        return project(x, [layer])[0]
+        return joined(x)
 
     return forward
 
@@ -50,32 +53,6 @@ def ready(layers: Sequence[Any]) -> bool:
         or (not layer.disable_adapters and not layer.merged and layer.active_adapters[0] in layer.lora_A)
         for layer in layers
     )
-
-
-def project(x: torch.Tensor, layers: Sequence[Any]) -> tuple[torch.Tensor, ...]:
-    """Apply layers to one input.
-
-    Args:
-        x: [..., in].
-        layers: peft layers that `can_fuse`, or linear layers without an adapter.
-
-    Returns:
-        One [..., out] a layer.
-    """
-    tensors: list[torch.Tensor | None] = []
-    numbers = []
-    for layer in layers:
-        if type(layer) is torch.nn.Linear:
-            tensors += [layer.weight, layer.bias, None, None]
-            numbers.append((0.0, 0.0))
-            continue
-        name, base = layer.active_adapters[0], layer.base_layer
-        drop = layer.lora_dropout[name]
-        dropout = drop.p if layer.training and type(drop) is torch.nn.Dropout else 0.0
-        tensors += [base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight]
-        numbers.append((layer.scaling[name], dropout))
-    out: tuple[torch.Tensor, ...] = _Project.apply(x, numbers, *tensors)  # type: ignore[no-untyped-call]
-    return out
 
 
 def kept_mask(shape: torch.Size, dropout: float, device: torch.device) -> torch.Tensor:
@@ -92,56 +69,149 @@ def kept_mask(shape: torch.Size, dropout: float, device: torch.device) -> torch.
     return (words.view(torch.int16)[:count] >= border).view(shape)
 
 
+class Joined:
+    """Layers over one input. Their frozen weights move into one matrix, of which each layer's weight is a view then.
+
+    Args:
+        layers: peft layers that `can_fuse`, or linear layers without an adapter.
+    """
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        bases = [layer if type(layer) is torch.nn.Linear else layer.base_layer for layer in layers]
+        weight = bases[0].weight
+        self.layers, self.width, self.height = layers, bases[0].in_features, sum(base.out_features for base in bases)
+        self.rank = sum(layer.r[layer.active_adapters[0]] for layer in layers if type(layer) is Linear)
+        sides = (self.height + self.rank, self.width + self.rank)
+        self.matrix = weight.new_zeros([-(-side // _WIDTH) * _WIDTH for side in sides])
+        self.spans: list[slice] = []
+        self.ranks: list[slice] = []
+        at, place = 0, self.width
+        for layer, base in zip(layers, bases, strict=True):
+            self.spans.append(slice(at, at + base.out_features))
+            self.matrix[self.spans[-1], : self.width] = base.weight.detach()
+            base.weight.data = self.matrix[self.spans[-1], : self.width]
+            more = 0 if type(layer) is torch.nn.Linear else layer.r[layer.active_adapters[0]]
+            self.ranks.append(slice(place, place + more))
+            at, place = at + base.out_features, place + more
+        biases = [base.bias for base in bases]
+        some = [weight.new_zeros(base.out_features) if base.bias is None else base.bias.detach() for base in bases]
+        self.bias = None if all(bias is None for bias in biases) else torch.cat(some)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Return A and B of each layer that has an adapter, as they are now."""
+        tuned = [(layer, layer.active_adapters[0]) for layer in self.layers if type(layer) is Linear]
+        return [part[name].weight for layer, name in tuned for part in (layer.lora_A, layer.lora_B)]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layers: [..., in] to their outputs side by side [..., out]."""
+        out: torch.Tensor = _Project.apply(x, self, *self.parameters())  # type: ignore[no-untyped-call]
+        return out
+
+    def room(self, x: torch.Tensor, length: int) -> torch.Tensor:
+        """Make an input [length, columns] whose first `width` columns the caller fills; `forward` needs the rest."""
+        buffer = torch.empty(length, self.matrix.shape[1], dtype=self.matrix.dtype, device=x.device)
+        buffer[:, self.width + self.rank :] = 0
+        return buffer
+
+    def back_room(self, length: int) -> torch.Tensor:
+        """Make a gradient [length, rows] whose first `height` columns the caller fills; `backward` needs the rest."""
+        buffer = torch.empty(length, len(self.matrix), dtype=self.matrix.dtype, device=self.matrix.device)
+        buffer[:, self.height + self.rank :] = 0
+        return buffer
+
+    def forward(self, buffer: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        """Compute the outputs from a filled `room`.
+
+        Returns:
+            Outputs side by side [length, height], and the masks of dropout, one a layer, for `backward`.
+        """
+        x, masks = buffer[:, : self.width], list[torch.Tensor | None]()
+        at = self.height
+        for layer, span, ranks in zip(self.layers, self.spans, self.ranks, strict=True):
+            if type(layer) is torch.nn.Linear:
+                masks.append(None)
+                continue
+            name = layer.active_adapters[0]
+            rank, dropout = ranks.stop - ranks.start, _dropout(layer)
+            self.matrix[at : at + rank, : self.width] = layer.lora_A[name].weight.detach()
+            self.matrix[span, ranks] = layer.lora_B[name].weight.detach() * layer.scaling[name]
+            masks.append(kept_mask(x.shape, dropout, x.device) if dropout else None)
+            if dropout:
+                a = self.matrix[at : at + rank, : self.width]
+                torch.mm(_dropped(x, masks[-1], dropout), a.t(), out=buffer[:, ranks])
+            at += rank
+        if self.rank and all(mask is None for mask in masks):
+            into = buffer[:, self.width : self.width + self.rank]
+            torch.mm(x, self.matrix[self.height : self.height + self.rank, : self.width].t(), out=into)
+        out = torch.mm(buffer, self.matrix[: self.height].t())
+        return out if self.bias is None else out.add_(self.bias), masks
+
+    def backward(
+        self, grad: torch.Tensor, buffer: torch.Tensor, masks: Sequence[torch.Tensor | None], wanted: bool
+    ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """Compute gradients.
+
+        Args:
+            grad: A filled `back_room`.
+            buffer: What `forward` took.
+            masks: What `forward` gave.
+            wanted: The gradient of the input is.
+
+        Returns:
+            That of the input [length, width], and those of `parameters`.
+        """
+        height, x = self.height, buffer[:, : self.width]
+        inner, d_inner = buffer[:, self.width : self.width + self.rank], grad[:, height : height + self.rank]
+        if self.rank:
+            torch.mm(grad[:, :height], self.matrix[:height, self.width : self.width + self.rank], out=d_inner)
+        drops = any(mask is not None for mask in masks)
+        d_a = d_inner.t() @ x if self.rank and not drops else None
+        d_b = inner.t() @ grad[:, :height] if self.rank else inner
+        found: list[torch.Tensor] = []
+        total: torch.Tensor | None = None
+        for layer, span, ranks, mask in zip(self.layers, self.spans, self.ranks, masks, strict=True):
+            if type(layer) is torch.nn.Linear:
+                continue
+            name, own = layer.active_adapters[0], slice(ranks.start - self.width, ranks.stop - self.width)
+            a, dtype, dropout = layer.lora_A[name].weight, layer.lora_B[name].weight.dtype, _dropout(layer)
+            part = d_inner[:, own].t() @ _dropped(x, mask, dropout) if d_a is None else d_a[own]
+            found += [part.to(a.dtype), (d_b[own, span].t() * layer.scaling[name]).to(dtype)]
+            if drops and wanted:
+                # In bf16 a small part goes in first, inside one sum; what is there already is as large as itself.
+                rows = self.matrix[height + own.start : height + own.stop, : self.width]
+                more = _dropped(d_inner[:, own] @ rows, mask, dropout)
+                total = more if total is None else total.add_(more)
+        if not wanted:
+            return None, found
+        if total is None:
+            return grad @ self.matrix[:, : self.width], found
+        return total.addmm_(grad[:, :height], self.matrix[:height, : self.width]), found
+
+
+def _dropout(layer: Any) -> float:
+    drop = layer.lora_dropout[layer.active_adapters[0]]
+    return float(drop.p) if layer.training and type(drop) is torch.nn.Dropout else 0.0
+
+
 class _Project(torch.autograd.Function):
-    """Forward and backward of layers over one input; per layer: weight, bias, A and B."""
+    """`Joined` as a step of autograd."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, numbers: list[tuple[float, float]], *tensors: torch.Tensor | None
-    ) -> tuple[torch.Tensor, ...]:
-        assert tensors[0] is not None
-        flat = x.reshape(-1, x.shape[-1]).to(tensors[0].dtype)
-        outs, saved = [], []
-        for index, (scale, dropout) in enumerate(numbers):
-            weight, bias, a, b = tensors[4 * index : 4 * index + 4]
-            assert weight is not None
-            if a is None or b is None:
-                outs.append(torch.nn.functional.linear(flat, weight, bias))
-                saved += [weight, None, None, None, None]
-                continue
-            a, scaled = a.to(flat.dtype), (b * scale).to(flat.dtype)
-            mask = kept_mask(flat.shape, dropout, x.device) if dropout else None
-            inner = _dropped(flat, mask, dropout) @ a.t()
-            out = (inner @ scaled.t()).addmm_(flat, weight.t())
-            outs.append(out if bias is None else out.add_(bias))
-            saved += [weight, a, scaled, inner, mask]
-        ctx.save_for_backward(flat, *saved)
-        ctx.numbers, ctx.shape, ctx.dtypes = numbers, x.shape, [None if b is None else b.dtype for b in tensors[3::4]]
-        return tuple(out.view(*x.shape[:-1], -1) for out in outs)
+    def forward(ctx: Any, x: torch.Tensor, joined: Joined, *adapter: torch.Tensor) -> torch.Tensor:
+        buffer = joined.room(x, x.numel() // x.shape[-1])
+        buffer[:, : joined.width] = x.reshape(-1, x.shape[-1])
+        out, masks = joined.forward(buffer)
+        ctx.save_for_backward(buffer, *masks)
+        ctx.joined, ctx.shape, ctx.dtype = joined, x.shape, x.dtype
+        return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        flat, *saved = ctx.saved_tensors
-        d_x: torch.Tensor | None = None
-        d_all: list[torch.Tensor | None] = []
-        for index, (scale, dropout) in enumerate(ctx.numbers):
-            weight, a, scaled, inner, mask = saved[5 * index : 5 * index + 5]
-            grad = grads[index].reshape(-1, grads[index].shape[-1])
-            d_all += [None, None, None, None]
-            if a is not None:
-                d_inner = grad @ scaled
-                # The thin side goes first: the other way round takes twice as long.
-                d_all[-1] = ((inner.t() @ grad).t() * scale).to(ctx.dtypes[index])
-                d_all[-2] = (d_inner.t() @ _dropped(flat, mask, dropout)).to(ctx.dtypes[index])
-            if not ctx.needs_input_grad[0]:
-                continue
-            if a is not None:
-                part = _dropped(d_inner @ a, mask, dropout)
-                # In bf16 a small part goes in first, inside one sum; what is there already is as large as itself.
-                d_x = part.addmm_(grad, weight) if d_x is None else d_x.add_(part).addmm_(grad, weight)
-            else:
-                d_x = grad @ weight if d_x is None else d_x.addmm_(grad, weight)
-        return None if d_x is None else d_x.view(ctx.shape), None, *d_all
+        buffer, *masks = ctx.saved_tensors
+        grad = ctx.joined.back_room(len(buffer))
+        grad[:, : ctx.joined.height] = grads[0].reshape(len(buffer), -1)
+        d_x, found = ctx.joined.backward(grad, buffer, masks, ctx.needs_input_grad[0])
+        return None if d_x is None else d_x.view(ctx.shape).to(ctx.dtype), None, *found
 
 
 def _dropped(values: torch.Tensor, mask: torch.Tensor | None, dropout: float) -> torch.Tensor:

@@ -52,14 +52,17 @@ class FastPath:
         self.config._attn_implementation, self.inside = attention.NAME, True
         if self.onednn:
             self.undo.enter_context(onednn_fp32())
-        for module in self.model.modules():
-            self._replace(module, linear.fused(module) if linear.can_fuse(module) else norm.fused(module))
         asked = self._heard()
         if self.blocks:
             for module, heard in asked.items():
                 self._replace(module, blocks.attention(module, heard))
             for module in self.model.modules():
                 self._replace(module, blocks.gated_mlp(module))
+        # What stands in a replaced block is the block's.
+        own = {id(part) for module in self.replaced for part in module.modules()}
+        for module in self.model.modules():
+            if id(module) not in own:
+                self._replace(module, linear.fused(module) if linear.can_fuse(module) else norm.fused(module))
 
     def _replace(self, module: Any, forward: Any) -> None:
         if forward is not None:
@@ -73,7 +76,8 @@ class FastPath:
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
         training = self.model.training
         with torch.no_grad():
-            self._run(self.model.train(), pack(batch, share=False).to(self.model.device), heard=heard)
+            # The other fast parts, which take the wide sum, are not there yet.
+            self._run(self.model.train(), pack(batch, share=False).to(self.model.device), wide=False, heard=heard)
         self.model.train(training)
         return heard
 
@@ -116,16 +120,17 @@ class FastPath:
             total = total + choice * choice_loss(seen[0], weight, bias, batch)
         return total
 
-    def _run(self, model: Any, rows: Pack, **more: Any) -> Any:
+    def _run(self, model: Any, rows: Pack, wide: bool = True, **more: Any) -> Any:
         # A mask of four dimensions passes through transformers as it is; packed attention needs none.
         none = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=rows.input_ids.device)
         ids, positions = rows.input_ids, rows.position_ids
         # The sum that runs through all layers stays in fp32: rounded to bf16 at each of them it costs 1e-2 of the loss.
-        wide = self.model.get_input_embeddings().register_forward_hook(lambda _module, _args, out: out.float())
+        embedding = self.model.get_input_embeddings()
+        hook = embedding.register_forward_hook(lambda _module, _args, out: out.float() if wide else out)
         try:
             return model(input_ids=ids, position_ids=positions, attention_mask=none, use_cache=False, pack=rows, **more)
         finally:
-            wide.remove()
+            hook.remove()
 
     @contextmanager
     def _at(self, kept: torch.Tensor) -> Iterator[list[torch.Tensor]]:
