@@ -33,7 +33,7 @@ from actune.evaluate.bootstrap import Estimate, Resampled
 from actune.script.events import Act
 from actune.script.parser import parse
 from actune.script.score import Outcome, tally
-from actune.tune import choices, remember, split
+from actune.tune import hold, split
 from actune.tune.command import WRITTEN_LAST, train
 from actune.tune.options import TrainOptions
 
@@ -52,14 +52,14 @@ class Variant:
     Args:
         options: None for the base.
         lifts: Of its rows.
-        choice: Weight of the choice among names.
         remember: Weight of the distance from the base's answers to general questions.
+        told: Questions trained at a step after the actions that they want.
     """
 
     options: TrainOptions | None
     lifts: frozenset[augment.Lift] = augment.LIFTS
-    choice: float = choices.WEIGHT
-    remember: float = remember.WEIGHT
+    remember: float = hold.WEIGHT
+    told: int = hold.TOLD
 
 
 VARIANTS = {
@@ -71,10 +71,10 @@ VARIANTS = {
     "practice lr/2": Variant(replace(PRACTISED, lr=2.5e-4), frozenset()),
     "practice lr/4": Variant(replace(PRACTISED, lr=1.25e-4), frozenset()),
     **{f"practice +{lift}": Variant(PRACTISED, frozenset({lift})) for lift in sorted(augment.ALL_LIFTS)},
-    "practice +choice": Variant(PRACTISED, frozenset(), 1.0),
-    "practice +all": Variant(PRACTISED, augment.ALL_LIFTS, 1.0),
+    "practice -told": Variant(PRACTISED, frozenset(), told=0),
+    "practice +all": Variant(PRACTISED, augment.ALL_LIFTS),
     "practice -remember": Variant(PRACTISED, frozenset(), remember=0.0),
-    "practice remember*3": Variant(PRACTISED, frozenset(), remember=3.0),
+    "practice remember*3": Variant(PRACTISED, frozenset(), remember=6.0),
     "kept": Variant(TrainOptions()),
 }
 
@@ -132,12 +132,12 @@ def read(table: Path, public: Path, more: Path | None, lang: str) -> Data:
 @contextmanager
 def lifted(variant: Variant) -> Iterator[None]:
     """Let trainings use a variant's lifts."""
-    before = augment.LIFTS, choices.WEIGHT, remember.WEIGHT
-    augment.LIFTS, choices.WEIGHT, remember.WEIGHT = variant.lifts, variant.choice, variant.remember
+    before = augment.LIFTS, hold.WEIGHT, hold.TOLD
+    augment.LIFTS, hold.WEIGHT, hold.TOLD = variant.lifts, variant.remember, variant.told
     try:
         yield
     finally:
-        augment.LIFTS, choices.WEIGHT, remember.WEIGHT = before
+        augment.LIFTS, hold.WEIGHT, hold.TOLD = before
 
 
 def trained(name: str, variant: Variant, base: str, rows: Path, out: Path) -> str:

@@ -66,8 +66,9 @@ def test_held_out_rows_are_not_trained_on_and_parts_never_move(acting: ModuleTyp
 
 
 def test_lifts_are_put_back_after_a_training(acting: ModuleType) -> None:
-    lifts, weight = acting.augment.LIFTS, acting.choices.WEIGHT
+    lifts, told = acting.augment.LIFTS, acting.hold.TOLD
     with acting.lifted(acting.VARIANTS["practice +all"]):
         assert acting.augment.LIFTS == acting.augment.ALL_LIFTS
-        assert acting.choices.WEIGHT == 1.0
-    assert (lifts, weight) == (acting.augment.LIFTS, acting.choices.WEIGHT)
+    with acting.lifted(acting.VARIANTS["practice -told"]):
+        assert acting.hold.TOLD == 0
+    assert (lifts, told) == (acting.augment.LIFTS, acting.hold.TOLD)

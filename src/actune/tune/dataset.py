@@ -12,11 +12,8 @@ from torch.utils.data import Dataset
 
 from actune.data.augment import Stock, augment
 from actune.data.rows import Row
-from actune.prompt import PromptFormat, stop_token
-from actune.script.grammar import Grammar
-from actune.script.vocabulary import Vocabulary
+from actune.prompt import PromptFormat
 from actune.tune import several
-from actune.tune.choices import choices_of, collated
 from actune.tune.encode import IGNORE, Example, encode
 from actune.tune.options import Settings
 
@@ -56,7 +53,6 @@ class RowDataset(Dataset[dict[str, Any]]):
         tokenizer: The base's.
         fmt: The run's prompt format.
         view: How they vary; None: order and lists stay as written (validation).
-        choices: Give the choices among names with each row, for `choices.choice_loss`.
     """
 
     def __init__(
@@ -65,11 +61,8 @@ class RowDataset(Dataset[dict[str, Any]]):
         tokenizer: PreTrainedTokenizerBase,
         fmt: PromptFormat,
         view: View | None,
-        choices: bool = False,
     ) -> None:
         self.rows, self.tokenizer, self.fmt, self.view = rows, tokenizer, fmt, view
-        stop = [stop_token(tokenizer, fmt)] if choices else []
-        self.vocabulary = Vocabulary.from_tokenizer(tokenizer, len(tokenizer), stop) if choices else None
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -87,12 +80,8 @@ class RowDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         index = self.order[place]
-        row, example = self.look(index)
-        item = {"input_ids": example.input_ids, "labels": example.labels, "rows": index}
-        if self.vocabulary is not None:
-            answer = example.input_ids[len(example.input_ids) - example.trained :]
-            item["choices"] = choices_of(answer, Grammar(self.vocabulary, row.actions))
-        return item
+        example = self.example(index)
+        return {"input_ids": example.input_ids, "labels": example.labels, "rows": index}
 
     def row(self, index: int) -> Row:
         """Return row `index` as it looks in the present epoch."""
@@ -103,17 +92,11 @@ class RowDataset(Dataset[dict[str, Any]]):
 
     def example(self, index: int) -> Example:
         """Encode row `index` as it looks in the present epoch."""
-        return self.look(index)[1]
-
-    def look(self, index: int) -> tuple[Row, Example]:
-        """Return row `index` as it looks in the present epoch, and encoded."""
-        row = self.row(index)
-        example = encode(row, self.tokenizer, self.fmt)
-        if self.view is not None and len(example.input_ids) > self.view.max_length:
-            # Added actions must not cost a row that fits as it was written.
-            row = self.rows[index]
-            example = encode(row, self.tokenizer, self.fmt)
-        return row, example
+        example = encode(self.row(index), self.tokenizer, self.fmt)
+        if self.view is None or len(example.input_ids) <= self.view.max_length:
+            return example
+        # Added actions must not cost a row that fits as it was written.
+        return encode(self.rows[index], self.tokenizer, self.fmt)
 
     def _characters(self, index: int) -> int:
         """Length in characters: near enough to sort by, and far cheaper than tokens."""
@@ -133,24 +116,19 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     Padding is masked by length, never by token id: a base may have one token for padding and for stopping.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and ``labels`` [batch, longest] and ``rows`` [batch]; what
-        `choices.collated` gives if the rows come with their choices.
+        ``input_ids``, ``attention_mask`` and ``labels`` [batch, longest] and ``rows`` [batch].
     """
     longest = max(len(item["input_ids"]) for item in items)
 
     def pad(values: list[int], filler: int) -> list[int]:
         return values + [filler] * (longest - len(values))
 
-    batch = {
+    return {
         "input_ids": torch.tensor([pad(item["input_ids"], 0) for item in items]),
         "attention_mask": torch.tensor([pad([1] * len(item["input_ids"]), 0) for item in items]),
         "labels": torch.tensor([pad(item["labels"], IGNORE) for item in items]),
         "rows": torch.tensor([item["rows"] for item in items]),
     }
-    if "choices" in items[0]:
-        trained = [sum(label != IGNORE for label in item["labels"]) for item in items]
-        batch |= collated([item["choices"] for item in items], trained)
-    return batch
 
 
 def shortened(settings: Settings, limit: int | None) -> int:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Answers asked again at a step, and what their distance in nats weighs beside the loss of the rows.
-EACH, WEIGHT = 4, 1.0
+EACH, WEIGHT = 4, 2.0
 # Rows of the practice trained at a step, and questions after their actions.
 REPLAYED, TOLD = 4, 8
 LEAST = 1e-6

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from actune.base.source import Source
     from actune.data.rows import Row
 
-SETTINGS = replace(RECIPES["small"], recipe="practice", valid=0.03, practice="off")
-# Row passes in all, about: a base that practises two languages sees each row once.
-PASSES = 10_000
+SETTINGS = replace(RECIPES["small"], recipe="practice", epochs=1, valid=0.03, practice="off")
 # What the practised adapter depends on; where and how fast it is computed does not count.
 DECISIVE = [
     "epochs",
@@ -50,16 +48,11 @@ SHARED = ("rank", "alpha", "targets")
 AFTERWARDS = TrainOptions(epochs=4, lr=1.5e-4)
 
 
-def settings_for(rows: list[Row]) -> Settings:
-    """Return how some rows are practised."""
-    return replace(SETTINGS, epochs=1 if len(rows) > PASSES / 1.5 else 2)
-
-
-def folder_for(source: Source, rows: list[Row]) -> Path:
+def folder_for(source: Source, rows: list[Row], settings: Settings = SETTINGS) -> Path:
     """Return the folder of a practice in the user's cache: its name tells base, rows and settings."""
     from actune.tune.run import rows_hash
 
-    values = settings_for(rows).to_dict()
+    values = settings.to_dict()
     text = json.dumps({**{key: values[key] for key in DECISIVE}, "lifts": sorted(LIFTS)}, sort_keys=True)
     key = f"{source.sha256[:16]}-{rows_hash(rows)[:12]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return cache_folder() / "practice" / key
@@ -99,8 +92,7 @@ def practice(*, base: str, source: str = "hub", trust_remote_code: bool = False)
     if (out / WRITTEN_LAST).is_file():
         console.print(either(f"{base} has practised already: {out}", f"{base} 已经练习过: {out}"), markup=False)
         return 0
-    settings = settings_for(rows)
-    passes = settings.epochs * len(rows)
+    passes = SETTINGS.epochs * len(rows)
     console.print(
         either(
             f"{base} practises on {len(rows)} rows, {passes} row passes in all, once; the time left is shown below",
@@ -111,7 +103,7 @@ def practice(*, base: str, source: str = "hub", trust_remote_code: bool = False)
     begun = time.monotonic()
     # What is practised must not hang on the number of processes: the folder's name does not tell it.
     settings = several.shared_out(SETTINGS, 1)
-    status = run_in(out, files, rows, found, settings, resume=(out / MANIFEST).is_file(), trust=trust_remote_code)
+    status = run_in(out, files, rows, found, SETTINGS, resume=(out / MANIFEST).is_file(), trust=trust_remote_code)
     minutes = (time.monotonic() - begun) / 60
     if status == 0:
         console.print(

@@ -16,7 +16,7 @@ from actune.base.source import Source
 from actune.data.rows import Row
 from actune.errors import UserError, either
 from actune.prompt import PromptFormat
-from actune.tune import choices, corpus, guards, practice, several
+from actune.tune import corpus, guards, practice, several
 from actune.tune.dataset import RowDataset, collate, shortened, view_of
 from actune.tune.encode import Example, encode
 from actune.tune.hold import Kept, Told
@@ -145,7 +145,7 @@ def read(rows: Sequence[Row], folder: Path, settings: Settings, previous: Manife
     most = shortened(settings, config.get_text_config().max_position_embeddings)
     kept = _fitting(rows, tokenizer, fmt, most, settings.drop_long)
     train, valid = split(kept[0], settings.valid, settings.seed)
-    data = RowDataset(train, tokenizer, fmt, view_of(train, settings, most), choices.WEIGHT > 0)
+    data = RowDataset(train, tokenizer, fmt, view_of(train, settings, most))
     return Read(tokenizer, config, kept, data, valid)
 
 

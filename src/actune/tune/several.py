@@ -150,4 +150,4 @@ class Filled:
             return self.rows[place]
         empty = dict(self.rows[0])
         empty["labels"] = [IGNORE] * len(empty["labels"])
-        return empty | ({"choices": []} if "choices" in empty else {})
+        return empty

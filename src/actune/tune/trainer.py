@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from actune.tune import choices, guards, hold, several
-from actune.tune.choices import choice_loss
+from actune.tune import guards, hold, several
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.encode import IGNORE
 from actune.tune.exam import Exam
@@ -45,22 +44,19 @@ def _head_at(head: torch.nn.Module, kept: tuple[torch.Tensor, ...]) -> Iterator[
         handle.remove()
 
 
-def summed_loss(
-    model: Any, head: Any, batch: Mapping[str, torch.Tensor], choice: float = 0.0
-) -> tuple[torch.Tensor, int]:
+def summed_loss(model: Any, head: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
     """Compute the loss of a batch, summed over its trained tokens.
 
     Args:
         model: Takes ``input_ids`` and ``attention_mask`` and returns logits.
         head: Its output head.
         batch: As `dataset.collate` makes it.
-        choice: Weight of `choice_loss`; the batch must hold choices then.
 
     Returns:
         Summed cross-entropy in nats (fp32) and the number of trained tokens, those of `hold.added` left out.
     """
     kept, targets = trained_at(batch["labels"])
-    return loss_at(model, head, batch, kept, targets, choice), len(targets) - hold.remembered(batch)
+    return loss_at(model, head, batch, kept, targets), len(targets) - hold.remembered(batch)
 
 
 def trained_at(labels: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
@@ -77,7 +73,6 @@ def loss_at(
     batch: Mapping[str, torch.Tensor],
     kept: tuple[torch.Tensor, ...],
     targets: torch.Tensor,
-    choice: float = 0.0,
 ) -> torch.Tensor:
     """Compute the summed loss at positions that are known; asks no tensor for its values."""
     with _head_at(head, kept) as seen:
@@ -87,7 +82,7 @@ def loss_at(
     loss = torch.nn.functional.cross_entropy(chosen[:own].float(), targets[:own], reduction="sum")
     if own < len(targets):
         loss = loss + hold.drawn(chosen[own:], batch)
-    return loss + choice * choice_loss(seen[0], head.weight, head.bias, batch) if choice else loss
+    return loss
 
 
 class RowTrainer(Trainer):  # type: ignore[misc]
@@ -117,13 +112,11 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         self.exam: Exam | None = None
         self.pop_callback(PrinterCallback)
 
-    def summed_loss(
-        self, model: Any, batch: Mapping[str, torch.Tensor], choice: float = 0.0
-    ) -> tuple[torch.Tensor, int]:
+    def summed_loss(self, model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """Compute summed loss and number of trained tokens of a batch on the path of the run."""
         if self.fast and self.fast.inside:
-            return self.fast.loss(model, batch, choice)
-        return summed_loss(model, self.head, batch, choice)
+            return self.fast.loss(model, batch)
+        return summed_loss(model, self.head, batch)
 
     def compute_loss(
         self,
@@ -133,7 +126,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Return the share of this batch in the mean loss of the step."""
-        total, count = self.summed_loss(model, self._with_kept(inputs), choices.WEIGHT)
+        total, count = self.summed_loss(model, self._with_kept(inputs))
         rows = [self.rows[index] for index in inputs["rows"].tolist()]
         guards.check_loss(total.detach(), rows, self.state.global_step + 1)
         self.tokens += int(inputs["attention_mask"].sum())

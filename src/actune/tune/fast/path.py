@@ -10,7 +10,6 @@ import torch
 
 from actune.base.rates import onednn_fp32
 from actune.tune import hold
-from actune.tune.choices import choice_loss
 from actune.tune.fast import attention, blocks, head, linear, norm
 from actune.tune.fast.pack import Pack, pack
 
@@ -89,21 +88,20 @@ class FastPath:
             del module.forward
         self.replaced.clear()
 
-    def loss(self, model: Any, batch: Mapping[str, torch.Tensor], choice: float = 0.0) -> tuple[torch.Tensor, int]:
+    def loss(self, model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """Compute the loss of a batch as `trainer.summed_loss` does.
 
         Args:
             model: The model, perhaps wrapped for several processes.
             batch: As `dataset.collate` makes it.
-            choice: Weight of `choice_loss`; the batch must hold choices then.
 
         Raises:
             CannotPack: The architecture does not fit.
         """
         rows = pack(batch, share=not (self.drops and self.model.training))
-        return self.loss_of(model, rows, batch, choice), len(rows.targets) - hold.remembered(batch)
+        return self.loss_of(model, rows, batch), len(rows.targets) - hold.remembered(batch)
 
-    def loss_of(self, model: Any, rows: Pack, batch: Mapping[str, torch.Tensor], choice: float = 0.0) -> torch.Tensor:
+    def loss_of(self, model: Any, rows: Pack, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Compute the summed loss of rows that are packed; asks no tensor for its values."""
         with self._at(rows.kept) as seen:
             output = self._run(model, rows)
@@ -116,8 +114,6 @@ class FastPath:
         if own < len(rows.targets):
             logits = torch.nn.functional.linear(seen[0][own:], weight, bias) if self.chunked else output.logits[0, own:]
             total = total + hold.drawn(logits, batch)
-        if choice:
-            total = total + choice * choice_loss(seen[0], weight, bias, batch)
         return total
 
     def _run(self, model: Any, rows: Pack, wide: bool = True, **more: Any) -> Any:
