@@ -183,11 +183,10 @@ def test_every_process_gets_as_many_batches_and_no_row_twice() -> None:
             return 5
 
         def __getitem__(self, place: int) -> dict[str, Any]:
-            return {"input_ids": [1, 2, 3], "labels": [-100, 7, place], "rows": place, "choices": [1]}
+            return {"input_ids": [1, 2, 3], "labels": [-100, 7, place], "rows": place}
 
     filled = Filled(Rows(), 4)  # type: ignore[arg-type]
     items = [filled[place] for place in range(len(filled))]
     assert len(items) == 8
     assert [item["labels"][-1] for item in items] == [0, 1, 2, 3, 4, -100, -100, -100]
     assert {label for item in items[5:] for label in item["labels"]} == {-100}
-    assert items[-1]["choices"] == []

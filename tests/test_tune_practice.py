@@ -22,7 +22,7 @@ from actune.tune import corpus
 from actune.tune import practice as room
 from actune.tune.command import train
 from actune.tune.corpus import corpus_for
-from actune.tune.options import TrainOptions
+from actune.tune.options import TrainOptions, settle
 from actune.tune.practice import practice
 from actune.tune.run import read_manifest, write_rows
 from conftest import make_rows

@@ -103,7 +103,7 @@ def practice(*, base: str, source: str = "hub", trust_remote_code: bool = False)
     begun = time.monotonic()
     # What is practised must not hang on the number of processes: the folder's name does not tell it.
     settings = several.shared_out(SETTINGS, 1)
-    status = run_in(out, files, rows, found, SETTINGS, resume=(out / MANIFEST).is_file(), trust=trust_remote_code)
+    status = run_in(out, files, rows, found, settings, resume=(out / MANIFEST).is_file(), trust=trust_remote_code)
     minutes = (time.monotonic() - begun) / 60
     if status == 0:
         console.print(

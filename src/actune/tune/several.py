@@ -148,6 +148,5 @@ class Filled:
 
         if place < len(self.rows):
             return self.rows[place]
-        empty = dict(self.rows[0])
-        empty["labels"] = [IGNORE] * len(empty["labels"])
-        return empty
+        first = self.rows[0]
+        return {**first, "labels": [IGNORE] * len(first["labels"])}
