@@ -19,21 +19,21 @@ from actune.script.acting import Acting, Trace
 from actune.script.events import Event
 from actune.script.score import Outcome, measure
 from actune.tune.encode import encode
-from actune.tune.exam import MOST_ROWS, MOST_TOKENS, Answer
+from actune.tune.exam import MOST_TOKENS, Answer
 
-# With fewer rows the best of many numbers is the luckiest.
-LEAST_ROWS = 16
+# With fewer rows the best of many numbers is the luckiest; more take minutes.
+LEAST_ROWS, MOST_ROWS = 16, 64
 # Rows without an action that shall be left alone, and what each part less costs in f1. A price and not a bound: a model
 # that cannot tell when to act would otherwise be made to act never.
 NONE_RIGHT, PRICE = 0.7, 0.5
-# Better than the model left alone on every run measured: small models act again and again once they act, and the wish
-# to repeat says that the acting is over.
-START = Acting(repeats=False)
+# Better than the model left alone on every run measured (`docs/acting.md`): small models act again and again once they
+# act, and the wish to repeat says that the acting is over; names they know badly they choose better from both ends.
+START = Acting(repeats=False, gamma=0.75, channel=0.5)
 # What is this much better in f1 is worth a number; less is chance, and the simpler numbers are kept.
 WORTH = 0.01
 
-GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-CHANNELS = (0.0, 0.25, 0.5, 1.0, 2.0)
+# Weights gamma and channel of the choice. Few: among many the luckiest would be taken.
+CHOICES = ((START.gamma, START.channel), (0.0, 0.0), (0.5, 0.25), (1.0, 1.0))
 MOSTS = (None, 3, 2, 1)
 CONTRASTS = (0.0, 0.5, 1.0)
 # Values tried of a threshold: so many, spread over those at which some row's answer changes.
@@ -162,7 +162,7 @@ def _count(search: _Search, acting: Acting) -> Iterator[Acting]:
 
 
 def _choice(search: _Search, acting: Acting) -> Iterator[Acting]:
-    yield from (replace(acting, gamma=gamma, channel=channel) for gamma in GAMMAS for channel in CHANNELS)
+    yield from (replace(acting, gamma=gamma, channel=channel) for gamma, channel in CHOICES)
 
 
 def _threshold(search: _Search, acting: Acting) -> Iterator[Acting]:

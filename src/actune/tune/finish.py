@@ -18,10 +18,10 @@ from actune.base.quantize import is_quantized
 from actune.errors import either
 from actune.script.acting import Acting
 from actune.tune import corpus, guards, metrics, practice, resume
-from actune.tune.calibrate import calibrate
+from actune.tune.calibrate import MOST_ROWS, calibrate
 from actune.tune.command import WRITTEN_LAST
 from actune.tune.dataset import collate
-from actune.tune.exam import MOST_ROWS, engine_for
+from actune.tune.exam import engine_for
 from actune.tune.prepare import Prepared
 from actune.tune.run import write_manifest
 from actune.tune.trainer import RowTrainer
