@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from actune.channel import channel_of
 from actune.engine.local import LocalEngine, Request
 from actune.engine.slots import kept, seeded
 from actune.engine.tree import Tree, grow, score
@@ -197,11 +198,13 @@ def test_a_trace_knows_for_which_numbers_the_answer_is_the_same(llama):
             contrast=dice.choice((0.0, 0.0, 0.5)),
             fit=dice.choice((None, None, 0.0, 2.0)),
             gamma=dice.choice((0.0, 0.3, 1.0)),
+            channel=dice.choice((0.0, 0.5)),
             repeats=dice.random() < 0.5,
             most=dice.choice((None, 1, 2)),
         )
         trace = Trace()
-        answer = llama.generate([ask("hello", acting, trace=trace)])[0]
+        request = ask("hello", acting, trace=trace, channel=channel_of(TOKENIZER, "hello", NAMES))
+        answer = llama.generate([request])[0]
         if acting.neutral:
             continue
         assert trace.agrees(acting)
@@ -294,6 +297,7 @@ def test_fuzz_no_unlisted_action_and_no_open_tag_at_any_budget(seed):
             dice.choice((0.0, 0.5)),
             dice.choice((None, None, 0.5)),
             dice.choice((0.0, 1.0)),
+            dice.choice((0.0, 0.5)),
             dice.random() < 0.5,
             dice.choice((None, 0, 2)),
         )
@@ -307,6 +311,7 @@ def test_fuzz_no_unlisted_action_and_no_open_tag_at_any_budget(seed):
                 seed=n,
                 acting=acting,
                 blank=ids("blank "),
+                channel=channel_of(TOKENIZER, "word", names),
             )
         )
     found = 0
