@@ -284,7 +284,7 @@ def test_of_a_long_list_the_grammar_writes_the_name():
     assert "<&" not in none
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(6))
 def test_fuzz_no_unlisted_action_and_no_open_tag_at_any_budget(seed):
     dice = random.Random(seed)
     engine = pushed_engine({"<": 5.0, "&": 5.0, "<&": 6.0, "&>": 6.0})

@@ -150,7 +150,7 @@ class Judge:
             self._done.append("")
         # Tags are opened by `<&` and nothing more, so that the name is spelled as in training.
         logits = logits.index_fill(0, self._crooked, -torch.inf)
-        if state == LESS and (self._spelled or self._over):
+        if state == LESS and (self._spelled or self._over or len(self._done) == self._acting.most):
             # The `<` before was found to be words.
             logits = logits.index_fill(0, self._ampersand, -torch.inf)
         again = bool(self._done)
