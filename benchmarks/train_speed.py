@@ -147,8 +147,10 @@ def by_actune(side: str, model: Any, batch: dict[str, Any], steps: int) -> tuple
     import torch
 
     from actune.tune.fast.path import FastPath
+    from actune.tune.memory import hold_freed
     from actune.tune.trainer import summed_loss
 
+    hold_freed()  # as `actune train` does
     path, head = FastPath(model), model.get_output_embeddings()
     if side != "plain":
         path.put_in()

@@ -24,6 +24,9 @@ MOST_KEPT = 512
 # What models hand to an attention function; an option that is not among these changes what it computes.
 KNOWN = {"position_ids", "use_cache", "output_attentions", "output_router_logits", "cache_position", "is_causal"}
 
+Kept = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Probabilities of a block of queries, and the keys and values of its row."""
+
 
 @dataclass(frozen=True)
 class Heard:
@@ -126,7 +129,7 @@ class _Attention(torch.autograd.Function):
 
 def forward(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, window: int | None
-) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+) -> tuple[torch.Tensor, list[Kept | None]]:
     """Attend within the rows of a pack.
 
     Args:
@@ -137,17 +140,17 @@ def forward(
         window: Most tokens a token sees, itself included.
 
     Returns:
-        [key heads, length * group, size of values], and the probabilities that are kept for `backward`.
+        [key heads, length * group, size of values], and what is kept for `backward`.
     """
     group = query.shape[1] // key.shape[1]
-    outs, kept = [], list[torch.Tensor | None]()
+    outs, kept = [], list[Kept | None]()
     for row in pack.rows:
         keys, values = _joined(key, row), _joined(value, row)
         for begin, end in _blocks(row):
             seen = row.before + end - row.begin
             chances = _chances(query[:, group * begin : group * end], keys[:, :seen], pack, end - begin, window)
             outs.append(torch.bmm(chances, values[:, :seen]))
-            kept.append(chances if keys.shape[1] <= MOST_KEPT else None)
+            kept.append((chances, keys, values) if keys.shape[1] <= MOST_KEPT else None)
     return torch.cat(outs, 1), kept
 
 
@@ -158,21 +161,21 @@ def backward(
     value: torch.Tensor,
     pack: Pack,
     window: int | None,
-    kept: list[torch.Tensor | None],
+    kept: list[Kept | None],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compute the gradients of `forward`: of queries, keys and values, in the forms it takes them."""
     group = query.shape[1] // key.shape[1]
     d_query, d_both = [], list[tuple[torch.Tensor, torch.Tensor]]()
     at: dict[tuple[int, int], int] = {}
-    probabilities = iter(kept)
+    blocks = iter(kept)
     for row in pack.rows:
-        keys, values = _joined(key, row), _joined(value, row)
+        held = next(blocks)
+        keys, values = held[1:] if held else (_joined(key, row), _joined(value, row))
         whole: tuple[torch.Tensor, torch.Tensor] | None = None
         for begin, end in _blocks(row):
             seen, part = row.before + end - row.begin, slice(group * begin, group * end)
-            chances = next(probabilities)
-            if chances is None:
-                chances = _chances(query[:, part], keys[:, :seen], pack, end - begin, window)
+            held = held if begin == row.begin else next(blocks)
+            chances = held[0] if held else _chances(query[:, part], keys[:, :seen], pack, end - begin, window)
             d_chances = torch.bmm(grad[:, part], values[:, :seen].transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_chances, chances, -1, chances.dtype)
             d_query.append(torch.bmm(d_scores, keys[:, :seen]))

@@ -98,19 +98,23 @@ def _back(d_x: torch.Tensor | None, ctx: Any) -> torch.Tensor | None:
     return None if d_x is None else d_x.view(ctx.shape).to(ctx.dtype)
 
 
-def attention(module: Any, heard: Heard) -> Callable[..., Any] | None:
-    """Make a forward for projections, head norms, rotary positions and attention, or None for other parts."""
+def attention(module: Any, heard: Heard) -> list[tuple[Any, Callable[..., Any]]]:
+    """Make forwards for an attention block, its projections included; none if it has other parts.
+
+    The block's own does projections, head norms, rotary positions and attention of a pack. Without a pack the module's
+    code runs as it is, on projections that are joined.
+    """
     layers = _layers(module, ("q_proj", "k_proj", "v_proj", "o_proj"))
     size = vars(module).get("head_dim")
     if layers is None or size is None or not set(module._modules) <= PARTS:
-        return None
+        return []
     norms = [None if part is None else norm.fused(part) for part in map(module._modules.get, ("q_norm", "k_norm"))]
     if norms.count(None) != 2 - len(module._modules.keys() & {"q_norm", "k_norm"}):
-        return None
+        return []
     whole, first, last = module.forward, linear.Joined(layers[:3]), linear.Joined(layers[3:])
     heads = [span.stop - span.start for span in first.spans]
     if any(width % size for width in heads) or heads[1] != heads[2]:
-        return None
+        return []
     shape = _Shape(first, last, heads[0] // heads[1], size, norms, heard)
 
     def forward(
@@ -128,7 +132,7 @@ def attention(module: Any, heard: Heard) -> Callable[..., Any] | None:
         adapter = (*first.parameters(), *last.parameters())
         return _Heads.apply(hidden_states, *angles, pack, shape, *adapter), None  # type: ignore[no-untyped-call]
 
-    return forward
+    return [(module, forward), *linear.Once(first).forwards(), *linear.Once(last).forwards()]
 
 
 class _Shape:

@@ -11,7 +11,7 @@ from actune.base.rates import onednn_fp32
 # Logits that are alive at once, in numbers: 64 MB in fp32.
 MOST_LOGITS = 1 << 24
 # Words of the vocabulary whose weights are widened at once: they stay in the cache.
-WORDS = 2048
+WORDS = 512
 
 
 def summed_cross_entropy(
@@ -69,8 +69,9 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     if weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
         return torch.nn.functional.linear(hidden, weight, bias).float()
     logits = torch.empty(len(hidden), len(weight), dtype=torch.float32)
-    wide = hidden.float()
+    wide, words = hidden.float(), torch.empty(WORDS, weight.shape[1])
     with onednn_fp32():
         for begin in range(0, len(weight), WORDS):
-            logits[:, begin : begin + WORDS] = wide @ weight[begin : begin + WORDS].float().t()
+            some = words[: len(weight) - begin].copy_(weight[begin : begin + WORDS])
+            torch.mm(wide, some.t(), out=logits[:, begin : begin + WORDS])
     return logits if bias is None else logits.add_(bias)

@@ -46,6 +46,32 @@ def fused(layer: Any) -> Any:
     return forward
 
 
+class Once:
+    """The layers of a `Joined` one by one, as modules of others call them: the first one computes all."""
+
+    def __init__(self, joined: Joined) -> None:
+        self.joined, self.x = joined, torch.empty(0)
+        self.parts: list[torch.Tensor] = []
+
+    def forwards(self) -> list[tuple[Any, Any]]:
+        """Return the layers and a forward for each."""
+        return [(layer, self._forward(index, layer.forward)) for index, layer in enumerate(self.joined.layers)]
+
+    def _forward(self, index: int, whole: Any) -> Any:
+        def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if args or kwargs or not ready(self.joined.layers):
+                return whole(x, *args, **kwargs)  # type: ignore[no-any-return]
+            if self.x is not x or not self.parts:
+                sizes = [span.stop - span.start for span in self.joined.spans]
+                self.x, self.parts = x, list(self.joined(x).split_with_sizes(sizes, -1))
+            part = self.parts[index]
+            if index == len(self.joined.layers) - 1:
+                self.x, self.parts = torch.empty(0), []
+            return part
+
+        return forward
+
+
 def ready(layers: Sequence[Any]) -> bool:
     """Tell whether layers compute with their adapters now: those can be switched off, merged or removed."""
     return all(
@@ -93,6 +119,7 @@ class Joined:
             more = 0 if type(layer) is torch.nn.Linear else layer.r[layer.active_adapters[0]]
             self.ranks.append(slice(place, place + more))
             at, place = at + base.out_features, place + more
+        self.filled: list[tuple[int, int]] = []
         biases = [base.bias for base in bases]
         some = [weight.new_zeros(base.out_features) if base.bias is None else base.bias.detach() for base in bases]
         self.bias = None if all(bias is None for bias in biases) else torch.cat(some)
@@ -125,26 +152,36 @@ class Joined:
         Returns:
             Outputs side by side [length, height], and the masks of dropout, one a layer, for `backward`.
         """
+        self._fill()
         x, masks = buffer[:, : self.width], list[torch.Tensor | None]()
         at = self.height
-        for layer, span, ranks in zip(self.layers, self.spans, self.ranks, strict=True):
-            if type(layer) is torch.nn.Linear:
-                masks.append(None)
-                continue
-            name = layer.active_adapters[0]
-            rank, dropout = ranks.stop - ranks.start, _dropout(layer)
-            self.matrix[at : at + rank, : self.width] = layer.lora_A[name].weight.detach()
-            self.matrix[span, ranks] = layer.lora_B[name].weight.detach() * layer.scaling[name]
+        for layer, ranks in zip(self.layers, self.ranks, strict=True):
+            dropout = 0.0 if type(layer) is torch.nn.Linear else _dropout(layer)
             masks.append(kept_mask(x.shape, dropout, x.device) if dropout else None)
             if dropout:
-                a = self.matrix[at : at + rank, : self.width]
+                a = self.matrix[at : at + ranks.stop - ranks.start, : self.width]
                 torch.mm(_dropped(x, masks[-1], dropout), a.t(), out=buffer[:, ranks])
-            at += rank
+            at += ranks.stop - ranks.start
         if self.rank and all(mask is None for mask in masks):
             into = buffer[:, self.width : self.width + self.rank]
             torch.mm(x, self.matrix[self.height : self.height + self.rank, : self.width].t(), out=into)
         out = torch.mm(buffer, self.matrix[: self.height].t())
         return out if self.bias is None else out.add_(self.bias), masks
+
+    def _fill(self) -> None:
+        """Bring the adapter's values up to date in the matrix."""
+        # While it trains it is new at each step; between, as in the steps of an answer, it changes only if it is loaded.
+        now = [] if torch.is_grad_enabled() else [(value.data_ptr(), value._version) for value in self.parameters()]
+        if now and now == self.filled:
+            return
+        self.filled = now
+        at = self.height
+        for layer, span, ranks in zip(self.layers, self.spans, self.ranks, strict=True):
+            if type(layer) is Linear:
+                name = layer.active_adapters[0]
+                self.matrix[at : at + ranks.stop - ranks.start, : self.width] = layer.lora_A[name].weight.detach()
+                self.matrix[span, ranks] = layer.lora_B[name].weight.detach() * layer.scaling[name]
+                at += ranks.stop - ranks.start
 
     def backward(
         self, grad: torch.Tensor, buffer: torch.Tensor, masks: Sequence[torch.Tensor | None], wanted: bool

@@ -113,7 +113,11 @@ def backward(
         scaled = grad[part].float() * scale
         # d x = ratio * (scaled - x * ratio^2 * mean(scaled * x))
         along = torch.linalg.vecdot(scaled, some).unsqueeze(1).mul_(ratio).mul_(ratio).div_(-x.shape[1])
-        out[part] = scaled.addcmul_(some, along).mul_(ratio)
+        scaled.addcmul_(some, along)
+        if out.dtype == torch.float32:
+            torch.mul(scaled, ratio, out=out[part])
+        else:
+            out[part] = scaled.mul_(ratio)
     return out
 
 

@@ -54,7 +54,8 @@ class FastPath:
         asked = self._heard()
         if self.blocks:
             for module, heard in asked.items():
-                self._replace(module, blocks.attention(module, heard))
+                for part, forward in blocks.attention(module, heard):
+                    self._replace(part, forward)
             for module in self.model.modules():
                 self._replace(module, blocks.gated_mlp(module))
         # What stands in a replaced block is the block's.
