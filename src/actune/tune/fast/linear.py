@@ -119,7 +119,6 @@ class Joined:
             more = 0 if type(layer) is torch.nn.Linear else layer.r[layer.active_adapters[0]]
             self.ranks.append(slice(place, place + more))
             at, place = at + base.out_features, place + more
-        self.filled: list[tuple[int, int]] = []
         biases = [base.bias for base in bases]
         some = [weight.new_zeros(base.out_features) if base.bias is None else base.bias.detach() for base in bases]
         self.bias = None if all(bias is None for bias in biases) else torch.cat(some)
@@ -170,11 +169,7 @@ class Joined:
 
     def _fill(self) -> None:
         """Bring the adapter's values up to date in the matrix."""
-        # While it trains it is new at each step; between, as in the steps of an answer, it changes only if it is loaded.
-        now = [] if torch.is_grad_enabled() else [(value.data_ptr(), value._version) for value in self.parameters()]
-        if now and now == self.filled:
-            return
-        self.filled = now
+        # At each call: an adapter that is loaded does not always show in the version of its tensors.
         at = self.height
         for layer, span, ranks in zip(self.layers, self.spans, self.ranks, strict=True):
             if type(layer) is Linear:
