@@ -8,7 +8,7 @@ import pytest
 
 from actune.channel import BEFORE, MOST_TOKENS, asked_ids, before_ids, channel_of
 from actune.engine import judge
-from actune.engine.judge import read_channel
+from actune.engine.compare import read_channel
 from actune.engine.local import LocalEngine
 from actune.script.acting import Acting, Trace
 from test_engine_judge import NAMES, TOKENIZER, acts, after, ask, brute, engine_of, ids

@@ -6,18 +6,17 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from actune.engine.slots import kept, seeded
+from actune.engine.compare import Blank, read_channel, spelled_by
 from actune.engine.tree import Seen, Spelling, Tree, path, read_names
 from actune.script.acting import Acting, Choice, Trace
 from actune.script.grammar import LESS, ROOT
 
 if TYPE_CHECKING:
-    from actune.channel import Channel
     from actune.engine.local import LocalEngine, Request
 
 Pick = Callable[[Tensor], int]
@@ -36,50 +35,8 @@ class Ahead(Protocol):
 
 # With longer lists the names are chosen token by token, for reading them all would take seconds.
 SCORED = 128
-# Names after which a question is read, and how many of them in one pass (its logits are large).
-ASKED_FOR, TOGETHER = 8, 4
-
-
-class Blank(NamedTuple):
-    """What the model would do without a question; it depends on the list alone.
-
-    Args:
-        odds: Log-odds of beginning the answer with a tag.
-        scores: log p of each name after a tag's opening, nats.
-    """
-
-    odds: float
-    scores: dict[str, float]
-
-
-def read_blank(engine: LocalEngine, prompt: Sequence[int], names: tuple[str, ...]) -> Blank:
-    """Read a prompt without a question, and the names after it."""
-    logits, cache, _ = engine.read(list(prompt))
-    openers = torch.from_numpy(engine.vocabulary.openers)
-    inside = logits[openers].logsumexp(-1)
-    outside = logits.index_fill(0, openers, -torch.inf).logsumexp(-1)
-    spelled = _spell(engine, names)
-
-    known, length = kept(cache), cache.get_seq_length()
-
-    def look(tree: Tree) -> Tensor:
-        return engine.branch(tree, seeded(known, length))
-
-    values = read_names(engine.speller.opening, list(spelled.values()), look).values if spelled else []
-    return Blank(float(inside - outside), dict(zip(spelled, values, strict=True)))
-
-
-def read_channel(engine: LocalEngine, channel: Channel, names: Sequence[str]) -> dict[str, float]:
-    """Return log p(question | name) for some names, nats."""
-    told = dict[str, float]()
-    for first in range(0, len(names), TOGETHER):
-        tree, ends = Tree(), dict[str, tuple[int, int]]()
-        for name in names[first : first + TOGETHER]:
-            before = tree.add(channel.before[name])
-            ends[name] = before, tree.add(channel.asked, before)
-        logs = tree.logs(engine.branch(tree, seeded()))
-        told |= {name: logs[end] - logs[before] for name, (before, end) in ends.items()}
-    return told
+# Names of a long list after which the question is read.
+ASKED_FOR = 8
 
 
 def judge(engine: LocalEngine, request: Request) -> Judge | None:
@@ -110,7 +67,7 @@ class Judge:
             raise ValueError("this acting compares with a prompt without a question: set Request.blank")
         self._engine, self._request = engine, request
         self._acting, self._vocabulary = acting, engine.vocabulary
-        self._spelled = _spell(engine, names) if len(names) <= SCORED else {}
+        self._spelled = spelled_by(engine, names) if len(names) <= SCORED else {}
         self._openers = torch.from_numpy(engine.vocabulary.openers)
         self._crooked = torch.from_numpy(engine.vocabulary.crooked)
         self._ampersand = torch.tensor(engine.vocabulary.ids_of(engine.vocabulary.ampersand))
@@ -252,8 +209,3 @@ class Judge:
         """Tell from what follows a `<` whether it begins a tag."""
         share = logits[self._ampersand].logsumexp(-1) - logits.logsumexp(-1)
         return float(share) > math.log(0.5)
-
-
-def _spell(engine: LocalEngine, names: Sequence[str]) -> dict[str, Spelling]:
-    spelled = {name: engine.speller.spell(name) for name in names}
-    return {name: one for name, one in spelled.items() if one is not None}

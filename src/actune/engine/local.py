@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from actune.engine.batch import Batch
-from actune.engine.judge import read_blank
+from actune.engine.compare import read_blank
 from actune.engine.prefix import PrefixStore
 from actune.engine.protocol import Supports, generate
 from actune.engine.slots import joinable, kept, seeded, windows
