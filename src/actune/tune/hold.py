@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import pad
 
 from actune.channel import asked_ids, before_ids
 from actune.data.augment import used_actions
@@ -133,14 +133,13 @@ def forgotten(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.
     return ((logs.exp() * (logs - ours)).sum(-1) + rest * (rest / our_rest).log()).sum()
 
 
-def drawn(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def drawn(again: torch.Tensor, logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return a zero whose gradient holds the model to what it shall keep: the loss that is logged stays the rows' own.
 
     Args:
-        logits: Of the places that come from `added` [remembered(batch), vocabulary].
+        again: Summed cross-entropy at the ``replayed`` places, nats.
+        logits: Of the remembered places [remembered tokens, vocabulary].
         batch: From `added`.
     """
-    replayed = len(batch["replayed"])
-    loss = cross_entropy(logits[:replayed].float(), batch["replayed"], reduction="sum")
-    loss = loss + WEIGHT * forgotten(logits[replayed:], batch)
+    loss = again + WEIGHT * forgotten(logits, batch)
     return loss - loss.detach()

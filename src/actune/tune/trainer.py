@@ -81,7 +81,9 @@ def loss_at(
     own = len(targets) - hold.remembered(batch)
     loss = torch.nn.functional.cross_entropy(chosen[:own].float(), targets[:own], reduction="sum")
     if own < len(targets):
-        loss = loss + hold.drawn(chosen[own:], batch)
+        again, asked = batch["replayed"], own + len(batch["replayed"])
+        again_loss = torch.nn.functional.cross_entropy(chosen[own:asked].float(), again, reduction="sum")
+        loss = loss + hold.drawn(again_loss, chosen[asked:], batch)
     return loss
 
 

@@ -107,15 +107,26 @@ class FastPath:
         with self._at(rows.kept) as seen:
             output = self._run(model, rows)
         own = len(rows.targets) - hold.remembered(batch)
-        targets, weight, bias = rows.targets[:own], self.head.weight, self.head.bias
-        if self.chunked:
-            total = head.summed_cross_entropy(seen[0][:own], weight, bias, targets)
-        else:
-            total = torch.nn.functional.cross_entropy(output.logits[0, :own].float(), targets, reduction="sum")
+        total = self._cross_entropy(seen, output, slice(own), rows.targets)
         if own < len(rows.targets):
-            logits = torch.nn.functional.linear(seen[0][own:], weight, bias) if self.chunked else output.logits[0, own:]
-            total = total + hold.drawn(logits, batch)
+            asked = own + len(batch["replayed"])
+            again = self._cross_entropy(seen, output, slice(own, asked), rows.targets)
+            total = total + hold.drawn(again, self._logits(seen, output, slice(asked, None)), batch)
         return total
+
+    def _cross_entropy(self, seen: list[torch.Tensor], output: Any, some: slice, targets: torch.Tensor) -> torch.Tensor:
+        """Sum the cross-entropy over some of the trained places."""
+        if self.chunked:
+            return head.summed_cross_entropy(seen[0][some], self.head.weight, self.head.bias, targets[some])
+        logits = self._logits(seen, output, some).float()
+        return torch.nn.functional.cross_entropy(logits, targets[some], reduction="sum")
+
+    def _logits(self, seen: list[torch.Tensor], output: Any, some: slice) -> torch.Tensor:
+        """Give the logits of some of the trained places [places, vocabulary]."""
+        if self.chunked:
+            return torch.nn.functional.linear(seen[0][some], self.head.weight, self.head.bias)
+        logits: torch.Tensor = output.logits[0, some]
+        return logits
 
     def _run(self, model: Any, rows: Pack, wide: bool = True, **more: Any) -> Any:
         # A mask of four dimensions passes through transformers as it is; packed attention needs none.
