@@ -36,7 +36,7 @@ PAST = tuple(
     for name in ("fly-away", "dance-waltz", "jump-high")
     for role, text in (("user", name.replace("-", " ")), ("assistant", f"<&{name}&> Done."))
 )
-PATIENCE = 400
+PATIENCE = 1000
 
 
 @pytest.fixture(scope="module")
