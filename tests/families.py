@@ -53,10 +53,16 @@ FAMILIES = (
     Family("Qwen2", "qwen2", formats.QWEN2, config={"tie_word_embeddings": True}, pieces=True),
     Family("Qwen3", "qwen3", formats.QWEN3),
     Family("Qwen3-MoE", "qwen3_moe", formats.QWEN3, config={**EXPERTS, "norm_topk_prob": True}),
-    Family("Mistral", "mistral", formats.MISTRAL, config={"sliding_window": 64}),
+    Family("Mistral", "mistral", formats.MISTRAL, config={"sliding_window": None}),
     Family("Mixtral", "mixtral", formats.MIXTRAL, config={"num_local_experts": 4, "num_experts_per_tok": 2}),
     Family("Gemma 2", "gemma2", formats.GEMMA_2, config={**SLIDING, "query_pre_attn_scalar": 8}, pieces=True),
-    Family("Gemma 3", "gemma3_text", formats.GEMMA_2, config={**SLIDING, "query_pre_attn_scalar": 8}),
+    # Its pattern of layers is six long, that of SmolLM3 four; llama.cpp knows them by heart.
+    Family(
+        "Gemma 3",
+        "gemma3_text",
+        formats.GEMMA_2,
+        config={"num_hidden_layers": 6, "sliding_window": 48, "query_pre_attn_scalar": 8},
+    ),
     Family("Phi-3", "phi3", formats.PHI_3, pieces=True),
     Family(
         "Phi-4-mini",
@@ -103,8 +109,13 @@ FAMILIES = (
         },
     ),
     Family("OLMo 2", "olmo2", formats.OLMO_2),
-    Family("SmolLM3", "smollm3", formats.SMOLLM3, config={"no_rope_layers": [1, 0], "tie_word_embeddings": True}),
+    Family("SmolLM3", "smollm3", formats.SMOLLM3, config={"num_hidden_layers": 4, "tie_word_embeddings": True}),
     Family("Cohere", "cohere", formats.COHERE, config={"logit_scale": 0.25}),
-    Family("GPT-OSS", "gpt_oss", formats.GPT_OSS, config={**SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    Family(
+        "GPT-OSS",
+        "gpt_oss",
+        formats.GPT_OSS,
+        config={**SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2, "max_position_embeddings": 131072},
+    ),
     Family("remote code", "plainlm", formats.REMOTE_CODE, code="remote_code"),
 )

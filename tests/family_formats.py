@@ -1,38 +1,47 @@
-"""The chat formats of model families, each with an example from its documentation."""
+"""The chat formats of model families, each with an example from its documentation.
+
+Compared on 2026-11-24 with what others render for six turns, and equal (test_family_formats.py does the first part):
+* the own templates of families, as TRL 1.16 has them: Llama 3, Qwen2, Qwen3, Gemma 2 and 3, Phi-3, Cohere, and gpt-oss
+  without its lines with dates;
+* llama.cpp, tests/test-chat-template.cpp at 03f94f1: Granite, Mistral V1 and V3, and Llama 2 with BOS in each turn;
+* templates in llama.cpp's models/templates, read: DeepSeek-V3.1 (0374c5b), Phi-4-mini (6d7822c);
+* GLM-4-0414, read in a log of llama.cpp's converter: no line break after the last `<|assistant|>`; llama.cpp's own
+  format chatglm4 puts one;
+* SmolLM3, read in four programs that render it by themselves, of which one is tested against the template: its system
+  turn is not ended where there are no tools.
+Not compared beyond the documentation named with them: InternLM3, OLMo 2.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import family_templates as templates
+from family_chatml import INTERNLM3, QWEN2, QWEN3, REMOTE_CODE, SMOLLM3, YI
+from family_format import Format
+
+__all__ = [
+    "COHERE",
+    "DEEPSEEK_V3",
+    "GEMMA_2",
+    "GLM_4",
+    "GPT_OSS",
+    "GRANITE",
+    "INTERNLM3",
+    "LLAMA_2",
+    "LLAMA_3",
+    "MISTRAL",
+    "MIXTRAL",
+    "OLMO_2",
+    "PHI_3",
+    "PHI_4_MINI",
+    "QWEN2",
+    "QWEN3",
+    "REMOTE_CODE",
+    "SMOLLM3",
+    "YI",
+    "Format",
+]
 
 
-@dataclass(frozen=True)
-class Format:
-    """A chat format.
-
-    Args:
-        template: The chat template.
-        marks: Texts of the special tokens.
-        bos: The one that begins a text; none for many.
-        eos: The one that ends a text or a turn.
-        turns: An example dialogue, as (role, text), the system turn first if it has one.
-        shown: What the documentation shows for it, up to where the assistant's next answer begins.
-        source: Where it is shown.
-        stops: Further marks on which models of the family stop, in generation_config.json.
-    """
-
-    template: str
-    marks: tuple[str, ...]
-    bos: str | None
-    eos: str
-    turns: tuple[tuple[str, str], ...]
-    shown: str
-    source: str
-    stops: tuple[str, ...] = ()
-
-
-_IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _GEMMA = ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>")
 _KNOCK = (("user", "knock knock"), ("assistant", "who is there"), ("user", "Gemma"))
 _KNOCKED = (
@@ -45,18 +54,6 @@ _GREETING = (
     ("user", "I'm doing great!"),
 )
 _LLAMA = (("system", "You are a helpful AI assistant for travel tips and recommendations"),)
-_QWEN = (
-    ("system", "You are a helpful assistant."),
-    ("user", "hello"),
-    ("assistant", "Hello! How can I assist you today?"),
-    ("user", "Explain large language models like I'm 5."),
-)
-_QWEN_SHOWN = (
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n"
-    "<|im_start|>assistant\nHello! How can I assist you today?<|im_end|>\n"
-    "<|im_start|>user\nExplain large language models like I'm 5.<|im_end|>\n<|im_start|>assistant\n"
-)
-_NO_THOUGHT = "<think>\n\n</think>\n\n"
 _MISTRAL = "docs.mistral.ai, Concept deep dive: tokenization, Templates"
 _HELLO = "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Hello, how are you?<|END_OF_TURN_TOKEN|>"
 
@@ -82,28 +79,6 @@ LLAMA_3 = Format(
     "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "Meta, Llama 3 model cards and prompt formats, system prompt and user message",
     ("<|end_of_text|>",),
-)
-
-QWEN2 = Format(
-    templates.CHATML,
-    _IM,
-    None,
-    "<|im_end|>",
-    _QWEN,
-    _QWEN_SHOWN,
-    "qwen.readthedocs.io, Key concepts, Chat template",
-    ("<|endoftext|>",),
-)
-
-QWEN3 = Format(
-    templates.QWEN_3,
-    (*_IM, "<think>", "</think>"),
-    None,
-    "<|im_end|>",
-    _QWEN,
-    _QWEN_SHOWN + _NO_THOUGHT,
-    "qwen.readthedocs.io, Key concepts; Qwen3 model card, enable_thinking=False",
-    ("<|endoftext|>",),
 )
 
 MISTRAL = Format(
@@ -174,28 +149,6 @@ GLM_4 = Format(
     ("<|user|>", "<|observation|>"),
 )
 
-INTERNLM3 = Format(
-    templates.CHATML_BOS,
-    ("<s>", "</s>", "<|im_start|>", "<|im_end|>"),
-    "<s>",
-    "</s>",
-    (("user", "Hello"), ("assistant", "Hello, I am InternLM."), ("user", "What can you do?")),
-    "<s><|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\nHello, I am InternLM.<|im_end|>\n"
-    "<|im_start|>user\nWhat can you do?<|im_end|>\n<|im_start|>assistant\n",
-    "InternLM, chat/chat_format.md, Basic structure (the pattern, filled in)",
-    ("<|im_end|>",),
-)
-
-YI = Format(
-    templates.CHATML,
-    _IM,
-    None,
-    "<|im_end|>",
-    (("user", "hi"),),
-    "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
-    "Yi README, Quick start, its messages in ChatML",
-)
-
 DEEPSEEK_V3 = Format(
     templates.DEEPSEEK,
     ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"),
@@ -235,17 +188,6 @@ OLMO_2 = Format(
     "OLMo-2-1124-7B-Instruct model card, Chat template",
 )
 
-SMOLLM3 = Format(
-    templates.SMOLLM_3,
-    (*_IM, "<think>", "</think>"),
-    None,
-    "<|im_end|>",
-    (("system", "Be kind."), ("user", "Hi")),
-    "<|im_start|>system\n## Metadata\n\nReasoning Mode: /no_think\n\n## Custom Instructions\n\nBe kind.\n\n"
-    "<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n",
-    "SmolLM3-3B, chat_template.jinja in its repository (without its dates)",
-)
-
 COHERE = Format(
     templates.COHERE,
     (
@@ -269,17 +211,9 @@ GPT_OSS = Format(
     None,
     "<|return|>",
     (("user", "What is 2 + 2?"),),
+    "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n\nReasoning: medium\n\n"
+    "# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>"
     "<|start|>user<|message|>What is 2 + 2?<|end|><|start|>assistant<|channel|>final<|message|>",
     "OpenAI harmony, docs/format.md, Chat conversation format, and the answer's channel from its Example output",
     ("<|endoftext|>", "<|call|>"),
-)
-
-REMOTE_CODE = Format(
-    templates.CHATML,
-    _IM,
-    None,
-    "<|im_end|>",
-    (("user", "hi"),),
-    "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
-    "ChatML",
 )

@@ -38,7 +38,7 @@ QWEN_3 = """\
 {%- endif -%}
 {%- endif -%}"""
 
-# Its system turn also says which mode of thinking is on.
+# Its system turn also says which mode of thinking is on, and is not ended where there are no tools.
 SMOLLM_3 = """\
 {%- set mode = '/no_think' if enable_thinking is defined and not enable_thinking else '/think' -%}
 {%- if messages[0]['role'] == 'system' -%}
@@ -49,7 +49,7 @@ SMOLLM_3 = """\
 {%- set turns = messages -%}
 {%- endif -%}
 {{- '<|im_start|>system\\n## Metadata\\n\\nReasoning Mode: ' + mode -}}
-{{- '\\n\\n## Custom Instructions\\n\\n' + custom + '\\n\\n<|im_end|>\\n' -}}
+{{- '\\n\\n## Custom Instructions\\n\\n' + custom + '\\n\\n' -}}
 {%- for message in turns -%}
 {%- set thought = '<think>\\n\\n</think>\\n' if message['role'] == 'assistant' and mode == '/no_think' else '' -%}
 {{- '<|im_start|>' + message['role'] + '\\n' + thought + message['content'] + '<|im_end|>\\n' -}}
@@ -154,11 +154,15 @@ COHERE = """\
 {{- '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' -}}
 {%- endif -%}"""
 
-# Only an answer in the channel "final" is for the user. `<|return|>` ends a dialogue, `<|end|>` a turn within one.
+# Only an answer in the channel "final" is for the user. `<|return|>` ends a dialogue, `<|end|>` a turn within one. The
+# system turn is OpenAI's; a user's system text is the developer's. Its lines with dates are left out.
 HARMONY = """\
+{{- '<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\\n\\n' -}}
+{{- 'Reasoning: medium\\n\\n' -}}
+{{- '# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>' -}}
 {%- for message in messages -%}
 {%- if message['role'] == 'system' -%}
-{{- '<|start|>developer<|message|># Instructions\\n\\n' + message['content'] + '<|end|>' -}}
+{{- '<|start|>developer<|message|># Instructions\\n\\n' + message['content'] + '\\n\\n<|end|>' -}}
 {%- elif message['role'] == 'user' -%}
 {{- '<|start|>user<|message|>' + message['content'] + '<|end|>' -}}
 {%- else -%}

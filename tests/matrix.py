@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-from actune.base.source import resolve
-from actune.errors import UserError
-from actune.export import gguf
-from actune.export.gguf import TOOL, make_gguf
-from conftest import make_rows
+from actune.export.gguf import TOOL
 from families import FAMILIES, Family
-from family_trial import YES, Trial, make_base
+from family_gguf import converted, told
+from family_trial import Trial, make_base
 
 DOCS = Path(__file__).parents[1] / "docs" / "architectures.md"
 HEADS = ("family", "class in transformers", "trains", "fast path", "resume", "merge", "constrained", "GGUF")
@@ -46,7 +41,10 @@ What the columns say:
 * **merge**: the merged folder equals base and adapter kept apart (fp32, same greedy text), with the base's own names
   of weights in its files, so that other programs load it.
 * **constrained**: a model that is pushed to begin tags writes listed actions and nothing else in them.
-* **GGUF**: llama.cpp's converter ({TOOL}) takes the base, here with words of a tokenizer that it knows.
+* **GGUF**: llama.cpp's converter ({TOOL}) takes the base, here with words of a tokenizer that it knows, and llama.cpp
+  (xllamacpp) says the same: prompt ids of our text and of messages in its own template engine, the ids that end an
+  answer, likelihoods, greedy text. "Words not tried": the converter wants the family's own words, which are not on the
+  machine that made this table; a stand-in was converted, and only what the weights say was compared, by ids.
 
 With `--dropout` (the recipe `origin` has it) stacked experts get no adapter, for peft has no dropout for them; with
 `--quantize` they stay in float, for only linear modules are quantised. Where a part gets no adapter the run says so.
@@ -59,7 +57,8 @@ Python code is refused without `--trust-remote-code`.
 各列含义: trains 提示与该系列文档一致, 训练两步且所有检查通过, 除输出头外的线性模块与各层专家权重都带适配器 (路由不变);
 fast path 快速路径在该基座上证明等价, 否则写明改走普通路径的原因; resume 从检查点继续, 结果逐位相同;
 merge 合并后与 "基座 + 独立适配器" 相同 (fp32); constrained 被强推去行动的模型也只写出列表中的动作;
-GGUF 表示 llama.cpp 的转换器接受该基座。使用 `--dropout` 时专家权重不带适配器, 使用 `--quantize` 时专家权重保持浮点,
+GGUF 表示 llama.cpp 的转换器接受该基座, 且 llama.cpp 的提示词元、结束词元、似然与贪心文本一致
+(words not tried: 只按词元比较了权重)。使用 `--dropout` 时专家权重不带适配器, 使用 `--quantize` 时专家权重保持浮点,
 运行时会说明; `--targets` 可指定模块或专家权重名称的结尾。自带 Python
 代码的基座须加 `--trust-remote-code`。
 """
@@ -80,50 +79,7 @@ def tried(family: Family, base: Path, work: Path) -> dict[str, str]:
         "merge": trial.merge,
         "constrained": trial.constrained,
     }
-    return {"family": family.name} | {name: _told(look) for name, look in columns.items()}
-
-
-def converted(family: Family, work: Path) -> str:
-    """Tell whether llama.cpp's converter takes a base of a family.
-
-    Args:
-        family: The family.
-        work: A folder to work in.
-    """
-    # The converter knows tokenizers by their words, and those of the bundled bases it knows. From some families it
-    # wants another kind: they get one beside it.
-    base = make_base(family, resolve("gemma3" if family.kind.startswith("gemma") else "smollm2").path, work / "base")
-    if family.pieces:
-        _add_pieces(base)
-    return _told(lambda: str(make_gguf(base, work / "model.gguf", "f32")) and YES)
-
-
-def _add_pieces(base: Path) -> None:
-    """Train a small SentencePiece model, by the library that the converter brings."""
-    lines = [text for row in make_rows(40) for text in (*row.actions, row.question, *row.script.splitlines())]
-    (base.parent / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
-    code = (
-        "import sys, sentencepiece; sentencepiece.SentencePieceTrainer.train("
-        "input=sys.argv[1], model_prefix=sys.argv[2], vocab_size=400, byte_fallback=True, hard_vocab_limit=False)"
-    )
-    command = [sys.executable, "-c", code, str(base.parent / "lines.txt"), str(base / "tokenizer")]
-    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(gguf._converter())}, check=True, capture_output=True)
-
-
-def _told(look: Callable[[], str]) -> str:
-    try:
-        return look()
-    except UserError as error:
-        return f"no: {_brief(error)}"
-
-
-def _brief(error: UserError) -> str:
-    """Say in a few words what a command says at length."""
-    known = {
-        "is not supported": "the converter does not know it",
-        "AttributeError: DSPARK": "this version of the converter fails of itself",
-    }
-    return next((brief for part, brief in known.items() if part in error.got), error.got.splitlines()[0])
+    return {"family": family.name} | {name: told(look) for name, look in columns.items()}
 
 
 def committed() -> dict[str, dict[str, str]]:

@@ -200,6 +200,10 @@ WARNED = [
     ("equal.csv", H + OK + "b、a,q,<&a&>\n", [("equal-rows", 3)]),
     ("other.csv", H + OK + "a、b,q,x\n", [("other-answer", 3)]),
     ("lists.csv", H + OK + "c,q,<&c&>\n", []),
+    ("angles.csv", H + "lamp-on、cup,q,Now <lamp-on>\n", [("bracketed-action", 2)]),
+    ("near.csv", H + "lamp-on、cup,q,<Lamp on/> 好 [cup]\n", [("bracketed-action", 2)] * 2),
+    ("cjk.csv", H + "做饭-炒冬瓜,q,好【做饭-炒冬瓜】<&做饭-炒冬瓜&>\n", [("bracketed-action", 2)]),
+    ("words.csv", H + "lamp-on、做饭-炒冬瓜,q,《西瓜》 [sic] a<b and b>c (lamp-on) 【好】\n", []),
     ("busy.csv", H + "".join(f"a,q{n},x<&a&>\n" for n in range(5)), [("few-idle-rows", 0)]),
     ("first.csv", H + "a,q,x\n" + "".join(f"a,q{n},<&a&>x\n" for n in range(5)), [("acts-first", 0)]),
 ]

@@ -131,6 +131,8 @@ class Actor:
         ids = self.prompt_ids(question, names, history, persona, max_tokens)
         fmt = self.format_for(question, history)
         turns = prompt.messages(fmt, question, names, history, persona)
+        if not self.engine.supports.constraint:  # it gets turns instead of ids
+            turns = prompt.taken(self.tokenizer, fmt, turns)
         request = Request(ids, names, max_tokens, temperature, top_p, seed, messages=turns)
         if self.free:
             return replace(request, names=None)

@@ -29,6 +29,7 @@ __all__ = [
     "render_ids",
     "stop_token",
     "system_text",
+    "taken",
 ]
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,25 @@ def render(
     Raises:
         UserError: The chat template takes these turns neither with a system turn nor without.
     """
-    system, *turns = messages(fmt, question, actions, history, persona)
-    return closed(_apply(tokenizer, fmt, system["content"], turns, True))
+    return closed(_apply(tokenizer, fmt, messages(fmt, question, actions, history, persona))[1])
+
+
+def taken(
+    tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat, turns: Sequence[dict[str, str]]
+) -> list[dict[str, str]]:
+    """Give turns the form in which the chat template takes them, for programs that render it themselves.
+
+    Where it has no system turn, such programs join the texts in their own ways: llama.cpp by one line break.
+
+    Args:
+        tokenizer: The base's tokenizer.
+        fmt: The run's format.
+        turns: From `messages`.
+
+    Raises:
+        UserError: The chat template takes these turns neither with a system turn nor without.
+    """
+    return _apply(tokenizer, fmt, turns)[0]
 
 
 def render_ids(
@@ -177,24 +195,24 @@ def _jinja(tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat) -> str:
 
 
 def _apply(
-    tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat, system: str, turns: list[dict[str, str]], prompt: bool
-) -> str:
-    """Render turns under a system text; where the template has no system turn, the text joins the first user turn."""
+    tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat, turns: Sequence[dict[str, str]]
+) -> tuple[list[dict[str, str]], str]:
+    """Render turns; where the template has no system turn, its text joins the first user turn. Return both."""
     from jinja2.exceptions import TemplateError
 
-    jinja = _jinja(tokenizer, fmt)
+    jinja, system, whole = _jinja(tokenizer, fmt), turns[0]["content"], list(turns)
     try:
-        text = _template(tokenizer, jinja, [{"role": "system", "content": system}, *turns], prompt)
+        text = _template(tokenizer, jinja, whole, True)
         if system.strip() in text:
-            return text
+            return whole, text
     except TemplateError:
         pass  # Many templates raise on a system turn; one that raises below as well has another reason.
     _say_merged(jinja)
-    merged = [dict(turn) for turn in turns]
+    merged = [dict(turn) for turn in turns[1:]]
     first = next(turn for turn in merged if turn["role"] == "user")
     first["content"] = f"{system}\n\n{first['content']}"
     try:
-        return _template(tokenizer, jinja, merged, prompt)
+        return merged, _template(tokenizer, jinja, merged, True)
     except TemplateError as error:
         raise UserError(
             either("chat template", "对话模板"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from actune.data.cells import Table
+from actune.data.near import nearest
 from actune.data.report import Finding, Report, Summary, clip, in_order
 from actune.data.rows import Row
 from actune.data.warn import warnings_of
@@ -190,17 +190,6 @@ def _add_unlisted(name: str, names: Sequence[str], field: str, add: Add) -> None
     else:
         fix = either("add it to the list, or take the tag out", "请加入列表,或删去该标记")
     add("unlisted-tag" if field != "expected" else "unlisted-expected", field, got, wanted, fix)
-
-
-def nearest(name: str, names: Sequence[str]) -> str | None:
-    """Find the listed name that was most likely meant; width, case and blanks count least."""
-
-    def plain(text: str) -> str:
-        return "".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-    plains = {plain(each): each for each in reversed(names)}
-    found = difflib.get_close_matches(plain(name), plains, 1, 0.5)
-    return plains[found[0]] if found else None
 
 
 def _names_used(row: Row) -> Iterator[str]:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from actune.data.cells import Table
+from actune.data.near import nearest
 from actune.data.report import Finding, clip
 from actune.data.rows import Row
 from actune.errors import either
-from actune.script.events import Act
+from actune.script.events import Act, Say
 from actune.script.parser import parse
 
 # With fewer rows than this a share says nothing.
 MIN_ROWS = 4
 # Without examples of keeping still, a tuned model acts on everything.
 MIN_IDLE = 0.1
+# What people write in place of <&name&>. Round brackets are left alone: they stand in many good sentences.
+_BRACKETED = re.compile(
+    r"[<＜〈《\[［【{｛]{1,2}/?([^<>＜＞〈〉《》\[\]［］【】{}｛｝\n&]{1,80})[>＞〉》\]］】}｝]{1,2}"
+)
+# So like a listed name that nothing else is meant.
+LIKE = 0.8
 
 
 def warnings_of(tables: Sequence[Table]) -> Iterator[Finding]:
     """Find equal rows, answers that contradict each other, and one-sided tables (all tables taken together)."""
     yield from _repeats(tables)
+    yield from _brackets(tables)
     rows = [row for table in tables for row in table.rows if row.script]
     if len(rows) < MIN_ROWS:
         return
@@ -39,6 +48,25 @@ def warnings_of(tables: Sequence[Table]) -> Iterator[Finding]:
         wanted = either("both orders", "两种顺序都有")
         fix = either("add answers that speak first, where that is natural", "请添加自然地先说话的回答")
         yield Finding("acts-first", "warning", file, 0, "", got, wanted, fix)
+
+
+def _brackets(tables: Sequence[Table]) -> Iterator[Finding]:
+    """Find listed names in other brackets: they are words, and nothing would be done."""
+    for table in tables:
+        for row in table.rows:
+            if not _BRACKETED.search(row.script):
+                continue
+            words = [event.text for event in parse(row.script, row.actions) if isinstance(event, Say)]
+            for found in (found for text in words for found in _BRACKETED.finditer(text)):
+                name = nearest(found[1].strip(" /"), row.actions, LIKE)
+                if name is not None:
+                    got = either(f"“{clip(found[0])}” is read as words", f"“{clip(found[0])}”会被当作文字")
+                    wanted = either("an action in <& and &>, or no brackets", "动作写在 <& 和 &> 中, 或不加括号")
+                    fix = either(f"if it shall be done, write <&{name}&>", f"若要执行, 请写成 <&{name}&>")
+                    column = table.column("answer", row.sheet)
+                    yield Finding(
+                        "bracketed-action", "warning", row.file, row.line, column, got, wanted, fix, row.sheet
+                    )
 
 
 def _repeats(tables: Sequence[Table]) -> Iterator[Finding]:

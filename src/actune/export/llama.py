@@ -41,16 +41,14 @@ def compare_looks(file: Path, actor: Actor, wanted: Look, rows: Sequence[Row]) -
     greedy: list[list[int]] = []
     for row, ids, target in zip(rows, wanted.prompts, wanted.logits, strict=True):
         fmt = actor.format_for(row.question, row.history)
-        given = (row.question, row.actions, row.history, row.system)
-        prompts.append(_tokens(client, prompt.render(actor.tokenizer, fmt, *given)))
-        messages = prompt.messages(fmt, *given)
-        options = {"messages": messages, "chat_template_kwargs": prompt.THINKING_OFF}
-        templated.append(_tokens(client, client.ask("/apply-template", options)["prompt"]))
+        ours, own = _prompts(client, actor, row)
+        prompts.append(ours)
+        templated.append(own)
         whole = {"prompt": ids, "n_predict": GREEDY_TOKENS, "temperature": 0, "return_tokens": True}
         tokens = client.ask("/completion", whole)["tokens"]
         tokens = [token for token in tokens if token not in wanted.stops]
-        ours = wanted.greedy[len(greedy)]
-        greedy.append(ours if _parts_at_a_tie(actor, ids, ours, tokens) else tokens)
+        text = wanted.greedy[len(greedy)]
+        greedy.append(text if _parts_at_a_tie(actor, ids, text, tokens) else tokens)
         answer = prompt.answer_ids(actor.tokenizer, fmt, row.script)[:ANSWER]
         stop = min(wanted.stops)
         pairs = [_likeliest(client, [*ids, *answer[:at]], target[at], stop) for at in range(len(answer))]
@@ -61,6 +59,16 @@ def compare_looks(file: Path, actor: Actor, wanted: Look, rows: Sequence[Row]) -
     del _server
     first = [liked[:ANSWER] for liked in wanted.best]
     return replace(wanted, logits=logits, best=first), Look(prompts, templated, stops, seen, best, greedy)
+
+
+def _prompts(client: Client, actor: Actor, row: Row) -> tuple[list[int], list[int]]:
+    """Let it make ids of our text of a prompt, and of messages by its own template engine."""
+    fmt = actor.format_for(row.question, row.history)
+    given = (row.question, row.actions, row.history, row.system)
+    messages = prompt.taken(actor.tokenizer, replace(fmt, chat_template=None), prompt.messages(fmt, *given))
+    own = client.ask("/apply-template", {"messages": messages, "chat_template_kwargs": prompt.THINKING_OFF})["prompt"]
+    # As it does with messages: a BOS that it puts there itself it has taken away from the template's text.
+    return _tokens(client, prompt.render(actor.tokenizer, fmt, *given)), _tokens(client, own, whole=True)
 
 
 def _parts_at_a_tie(actor: Actor, prompt: list[int], ours: list[int], theirs: list[int]) -> bool:
@@ -89,8 +97,8 @@ def _start(file: Path, context: int) -> tuple[object, Client]:
     return server, Client(server.listening_address, key)
 
 
-def _tokens(client: Client, text: str) -> list[int]:
-    options = {"content": text, "add_special": False, "parse_special": True}
+def _tokens(client: Client, text: str, whole: bool = False) -> list[int]:
+    options = {"content": text, "add_special": whole, "parse_special": True}
     return list(client.ask("/tokenize", options)["tokens"])
 
 
