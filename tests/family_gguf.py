@@ -20,6 +20,10 @@ from conftest import make_rows
 from families import Family
 from family_trial import YES, make_base
 
+# Random models have ties, so that what is liked best says less than all likelihoods together. Bases that llama.cpp
+# computes as transformers does were within 2e-6; those with another pattern of layers, 2e-5 apart and more.
+EQUAL = parity.Limits(greedy=True, kl=1e-5)
+
 
 def converted(family: Family, work: Path) -> str:
     """Tell whether llama.cpp's converter takes a base of a family, and whether llama.cpp then says the same.
@@ -45,7 +49,7 @@ def _heard(family: Family, base: Path, file: Path) -> str:
     if family.pieces:
         theirs = replace(theirs, prompts=ours.prompts, templated=ours.prompts, stops=ours.stops)
     found = parity.compare(ours, theirs)
-    if faults := replace(found, prompts=1.0).faults(parity.ELSEWHERE):
+    if faults := replace(found, prompts=1.0).faults(EQUAL):
         return f"no: {', '.join(faults)}"
     if ours.prompts != theirs.prompts:
         return "no: prompt ids differ"

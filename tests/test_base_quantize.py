@@ -20,6 +20,8 @@ from actune.tune.command import train
 from actune.tune.options import TrainOptions
 from actune.tune.run import read_manifest, write_rows
 from conftest import NAMES, make_rows
+from families import FAMILIES
+from family_trial import make_base
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 IDS = torch.arange(40)[None]
@@ -137,3 +139,11 @@ def test_weights_that_are_quantised_already_are_not_quantised_again(tiny_base: P
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {}}), encoding="utf-8")
     with pytest.raises(UserError, match="quantised already"):
         load_model(tmp_path, quantize="8bit")
+
+
+def test_a_base_that_8_bits_cannot_compute_is_refused_when_it_is_loaded(
+    tiny_tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    base = make_base(next(one for one in FAMILIES if one.name == "DeepSeek-V3"), tiny_tokenizer_folder, tmp_path)
+    with pytest.raises(UserError, match="--quantize 4bit"):
+        load_model(base, "cpu", "fp32", quantize="8bit")

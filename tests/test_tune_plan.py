@@ -12,17 +12,19 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
 
 from actune.base.load import load_tokenizer
+from actune.base.rates import Rates
 from actune.cli import app
 from actune.errors import UserError
 from actune.prompt import PromptFormat
 from actune.tune import memory
 from actune.tune.command import train
 from actune.tune.dataset import RowDataset, collate, view_of
+from actune.tune.fast import proof
 from actune.tune.fast.path import FastPath
 from actune.tune.lora import add_lora
 from actune.tune.metrics import read_metrics
 from actune.tune.options import TrainOptions, settle
-from actune.tune.plan import survey
+from actune.tune.plan import make_plan, survey
 from actune.tune.rehearse import rehearse
 from actune.tune.run import write_rows
 from actune.tune.trainer import summed_loss
@@ -137,6 +139,45 @@ def test_the_sources_base_is_planned_from_its_configuration_alone(
     assert lines["fp32", "no"][3] == "32.12"
     assert lines["4bit", "yes"][3] == "7.80"  # embeddings and head stay in fp32
     assert "--recipe origin --epochs 1" in out or "nothing fits" in out
+
+
+def test_where_training_takes_bf16_the_plan_does(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "rows.jsonl"
+    write_rows(table, make_rows(4))
+    words = ["plan", str(table), "--base", str(tiny_base), "--epochs", "1", "--device", "cpu"]
+
+    def told(bf16: float, *more: str) -> str:
+        monkeypatch.setattr(proof, "rates", lambda: Rates(100, 0, bf16, 10, 10, 10.0))
+        monkeypatch.setattr(proof, "LEAST_WIDTH", 1)
+        app()([*words, *more], result_action="return_value")
+        return capsys.readouterr().out
+
+    assert "train here holds the base in fp32" in told(100)
+    quick = told(500)
+    assert "train here holds the base in bf16" in quick
+    assert "--epochs 1 --device cpu --out RUN" in quick  # it needs no option for that
+    assert "holds the base" not in told(500, "--dtype", "fp32")
+
+
+def test_a_base_that_is_rounded_is_there_twice_at_first(
+    tiny_base: Path, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "rates", lambda: Rates(100, 0, 500, 10, 10, 10.0))
+    monkeypatch.setattr(proof, "LEAST_WIDTH", 1)
+    tokenizer, rows = load_tokenizer(tiny_base), make_rows(9)
+    config, cpu = AutoConfig.from_pretrained(tiny_base), torch.device("cpu")
+    plans = {}
+    for dtype in ("fp32", "auto"):
+        settings = settle(TrainOptions(epochs=1, dtype=dtype))
+        data = RowDataset(rows, tokenizer, PromptFormat.for_rows(rows, tokenizer), view_of(rows, settings, 1024))
+        plans[dtype] = make_plan(data, 0, settings, config, cpu, torch.float32)
+    whole, half = plans["fp32"].need, plans["auto"].need
+    assert half.step.weights * 2 == whole.step.weights
+    assert not whole.begin
+    assert half.begin > 1.5 * whole.step.weights
+    assert half.bytes >= half.begin + half.runtime
 
 
 def test_a_hopeless_training_ends_before_anything_is_loaded(

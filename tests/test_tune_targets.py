@@ -78,9 +78,9 @@ def test_what_is_quantised_and_named_like_a_part_of_an_expert_stays_frozen() -> 
 def test_a_base_with_experts_is_not_rounded_to_bf16_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proof, "rates", lambda: Rates(1, 1, 9, 1, 1, 10.0))
     monkeypatch.setattr(proof, "LEAST_WIDTH", 0)
-    assert not proof._bf16_pays(add_lora(model(), settle(TrainOptions())))
+    assert not proof.bf16_pays(add_lora(model(), settle(TrainOptions())))
     config = AutoConfig.for_model("llama", **{**SIZES, "vocab_size": 64})
-    assert proof._bf16_pays(add_lora(AutoModelForCausalLM.from_config(config), settle(TrainOptions())))
+    assert proof.bf16_pays(add_lora(AutoModelForCausalLM.from_config(config), settle(TrainOptions())))
 
 
 def test_without_stacked_experts_peft_finds_the_modules() -> None:

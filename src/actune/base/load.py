@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from actune.base.quantize import check_quantize, device_map, disarm, is_quantized, quantization_config
+from actune.base.quantize import check_quantize, device_map, disarm, is_quantized, quantization_config, try_out
 from actune.errors import UserError, either
 
 DTYPES = {
@@ -143,6 +143,8 @@ def load_model(
             path, error, either("a causal language model in safetensors", "safetensors 格式的语言模型")
         ) from error
     disarm(model)
+    if quantize == "8bit":
+        try_out(model, path)
     # Quantised weights cannot be moved: they were loaded to where they belong.
     return model.eval() if is_quantized(model) else model.to(where).eval()
 

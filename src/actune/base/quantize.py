@@ -13,6 +13,8 @@ import torch
 from actune.errors import UserError, either
 
 KINDS = ("8bit", "4bit")
+# Tokens; a number that is no width of a layer, so that no shapes fit by chance.
+TRIED = 7
 
 
 def check_quantize(kind: str, base: Path) -> None:
@@ -108,6 +110,35 @@ def disarm(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def try_out(model: Any, base: Path | str) -> None:
+    """Let a base in 8 bits read a few tokens: bitsandbytes cannot compute every layer that it can hold.
+
+    Its product in evaluation takes inputs of two or three dimensions, and DeepSeek's attention gives it four
+    (bitsandbytes 0.50). Found here, it ends a run before it has begun.
+
+    Args:
+        model: As it was loaded.
+        base: Where from.
+
+    Raises:
+        UserError: It fails.
+    """
+    ids = torch.arange(TRIED, device=model.device)[None]
+    try:
+        with torch.inference_mode():
+            model.eval()(input_ids=ids, use_cache=False)
+    except (RuntimeError, IndexError) as error:
+        raise UserError(
+            f"--quantize 8bit ({base})",
+            either(
+                f"bitsandbytes cannot compute this base: {str(error).splitlines()[0]}",
+                f"bitsandbytes 无法计算该基座: {str(error).splitlines()[0]}",
+            ),
+            either("a base whose layers it can compute in 8 bits", "可用 8 位计算的基座"),
+            either("--quantize 4bit, or leave it out", "改用 --quantize 4bit, 或去掉该选项"),
+        ) from error
 
 
 def is_quantized(model: Any) -> bool:

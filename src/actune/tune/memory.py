@@ -36,10 +36,12 @@ class Need:
     Args:
         step: What the model and the largest batch take.
         runtime: Taken by the process before anything is loaded, or by the device's own libraries.
+        begin: Taken before the first step, where that may be more: a base that is rounded is there twice.
     """
 
     step: Step
     runtime: int
+    begin: int = 0
 
     @property
     def adapter(self) -> int:
@@ -55,7 +57,8 @@ class Need:
     def bytes(self) -> int:
         """All in all."""
         step = self.step
-        return step.weights + self.adapter + self.optimiser + step.activations + step.logits + self.runtime
+        trained = step.weights + self.adapter + self.optimiser + step.activations + step.logits
+        return max(trained, self.begin) + self.runtime
 
 
 def need(

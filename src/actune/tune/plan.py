@@ -17,8 +17,10 @@ from actune.tune import hold, memory, remember
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.encode import IGNORE, Example
 from actune.tune.exam import MOST_ROWS
+from actune.tune.fast.proof import ROWS, bf16_pays
 from actune.tune.memory import Need
 from actune.tune.options import Settings
+from actune.tune.rehearse import blank
 
 CHECKPOINTS = 8
 # Rows encoded at most to find the largest batch and count tokens; beyond them the first epochs stand for the rest.
@@ -135,6 +137,10 @@ def make_plan(
     """
     count, found = counted(train, valid, settings, processes), survey(train, settings)
     once, spared = needs(found, settings, config, device, dtype, trust)
+    if narrows(settings, config, device, dtype, once.step.how, trust):
+        whole = once
+        pair = needs(found, settings, config, device, torch.bfloat16, trust)
+        once, spared = (rounded(whole, half, found) for half in pair)
     twice = memory.recomputes(once, settings, once.step.how == "fast", device)
     return Plan(count.rows, count.valid, count.steps, count.every, found, once, spared, twice)
 
@@ -155,6 +161,37 @@ def needs(
         for twice in (False, True)
     )
     return once, spared
+
+
+def narrows(
+    settings: Settings, config: Any, device: torch.device, dtype: torch.dtype, how: str, trust: bool = False
+) -> bool:
+    """Tell whether a training will round its base to bf16, if that then proves itself.
+
+    Args:
+        settings: The run's.
+        config: The base's.
+        device: Where it will train.
+        dtype: Of the weights as they are read.
+        how: The path it goes.
+        trust: Run the base's own code.
+    """
+    left = settings.dtype == "auto" and device.type == "cpu" and not settings.quantize and how == "fast"
+    return left and bf16_pays(blank(config, settings, dtype, trust, most=1))
+
+
+def rounded(whole: Need, half: Need, found: Survey) -> Need:
+    """Reckon the memory of a training whose base is read in fp32, proved and rounded.
+
+    Args:
+        whole: What it would need in fp32.
+        half: What it needs in bf16, once it trains.
+        found: Its rows in tokens.
+    """
+    share = min(1.0, ROWS / len(found.largest["input_ids"]))
+    # Both forms of the base are there while two rows are computed in the new one and compared with the old one.
+    both = whole.step.weights + half.step.weights + half.adapter + half.optimiser
+    return replace(half, begin=both + round(share * (half.step.activations + half.step.logits)))
 
 
 def seconds(count: Count, found: Survey, need: Need, device: torch.device, dtype: torch.dtype) -> float:

@@ -80,8 +80,9 @@ def plan(
     device = pick_device(settings.device)
     ways, there = reckon(some, settings, device, trust_remote_code), memory.free(device)
     console = Console(width=None if Console().is_terminal else 140)
-    _show(console, _told(some, settings, ways[0], device, there), ways, there)
-    proposed = _proposed(ways, settings, there)
+    wanted = _wanted(some, settings, device, ways[0].need.step.how, trust_remote_code)
+    _show(console, _told(some, settings, ways[0], device, there, wanted), ways, there)
+    proposed = _proposed(ways, wanted, there)
     if proposed is None:
         least = min(way.need.bytes for way in ways) / 1e9
         console.print(
@@ -98,13 +99,25 @@ def plan(
     return 0
 
 
-def _told(some: Any, settings: Settings, way: Way, device: Any, there: int) -> list[str]:
+def _wanted(some: Any, settings: Settings, device: Any, how: str, trust: bool) -> str:
+    """Tell how training would hold the base if it is left alone."""
+    from actune.base.load import pick_dtype, word_of
+    from actune.tune.plan import narrows
+
+    if settings.quantize:
+        return settings.quantize
+    dtype = pick_dtype(device, settings.dtype)
+    return "bf16" if narrows(settings, some.config, device, dtype, how, trust) else word_of(dtype)
+
+
+def _told(some: Any, settings: Settings, way: Way, device: Any, there: int, wanted: str) -> list[str]:
     """Say what does not hang on how the base is held."""
     from actune.tune import plan
 
     count, survey, step = plan.counted(some.train, len(some.valid), settings), way.survey, way.need.step
     batch = "x".join(map(str, survey.largest["input_ids"].shape))
     disk = (3 * 12 + 4) * step.trained / 1e6  # adapter and Adam's moments of three checkpoints, adapter on top
+    left = settings.dtype == "auto" and not settings.quantize
     return [
         either(
             f"base     {step.parameters:,} parameters; trained: {step.trained:,}",
@@ -120,6 +133,7 @@ def _told(some: Any, settings: Settings, way: Way, device: Any, there: int) -> l
             f"{device} has {there / 1e9:.1f} GB free; the run takes {disk:.0f} MB on the disk",
             f"{device} 空闲 {there / 1e9:.1f} GB; 结果占磁盘 {disk:.0f} MB",
         ),
+        *([either(f"train here holds the base in {wanted}", f"本机训练以 {wanted} 持有基座")] if left else []),
         either(
             "GB at the worst moment; `twice`: layers are computed twice; *: so train does it by itself",
             "峰值 GB; 重算: 每层算两次; *: train 自动选择",
@@ -147,6 +161,10 @@ def reckon(some: Any, settings: Settings, device: Any, trust: bool = False) -> l
         dtype = DTYPES[kind] if held is None else pick_dtype(device, settings.dtype)
         these = replace(settings, quantize=held)
         once, spared = plan.needs(survey, these, some.config, device, dtype, trust)
+        if kind == KINDS[0]:
+            whole = once
+        if kind == "bf16" and plan.narrows(these, some.config, device, DTYPES[KINDS[0]], whole.step.how, trust):
+            once, spared = (plan.rounded(whole, half, survey) for half in (once, spared))
         taken = memory.recomputes(once, these, once.step.how == "fast", device)
         for twice, need in ((False, once), (True, spared)):
             time = plan.seconds(count, survey, need, device, dtype)
@@ -158,9 +176,8 @@ def _fits(way: Way, there: int) -> bool:
     return way.need.bytes <= there
 
 
-def _proposed(ways: list[Way], settings: Settings, there: int) -> tuple[Way, list[str]] | None:
+def _proposed(ways: list[Way], wanted: str, there: int) -> tuple[Way, list[str]] | None:
     """Choose the first way that fits, the wanted kind first, and write what it takes on the command line."""
-    wanted = settings.quantize or (settings.dtype if settings.dtype in KINDS else KINDS[0])
     order = sorted(ways, key=lambda way: (way.kind != wanted, KINDS.index(way.kind)))
     way = next((way for way in order if way.taken and _fits(way, there)), None)
     if way is None:
@@ -184,12 +201,13 @@ def _show(console: Console, lines: list[str], ways: list[Way], there: int) -> No
     """Print the table, in GB."""
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    en = "held,twice,path,weights,adapter,optimiser,activations,logits,process,in all,fits,time"
-    zh = "权重,重算,路径,权重,适配器,优化器,激活,logits,进程,合计,放得下,时间"
+    en = "held,twice,path,weights,adapter,optimiser,activations,logits,process,at first,in all,fits,time"
+    zh = "权重,重算,路径,权重,适配器,优化器,激活,logits,进程,开始时,合计,放得下,时间"
     table = Table(*either(en, zh).split(","), box=None, pad_edge=False)
     for way in ways:
         need, step = way.need, way.need.step
-        parts = (step.weights, need.adapter, need.optimiser, step.activations, step.logits, need.runtime, need.bytes)
+        parts = [step.weights, need.adapter, need.optimiser, step.activations, step.logits, need.runtime]
+        parts += [need.begin + need.runtime if need.begin else 0, need.bytes]
         yes, no = either("yes", "是"), either("no", "否")
         fits = (yes if _fits(way, there) else no) + ("*" if way.taken else "")
         table.add_row(

@@ -84,7 +84,7 @@ def choose(model: Any, rows: RowDataset, plain: bool, auto: bool = False) -> Cho
             path = FastPath(model, chunked=chunked, blocks=blocks, onednn=onednn)
             problem = _problem(path, batch, wanted)
             if not problem:
-                if auto and _bf16_pays(model):
+                if auto and model.device.type == "cpu" and not is_quantized(model) and bf16_pays(model):
                     _narrow(path, batch, wanted)
                 return Choice(True, chunked, blocks, onednn, why=why)
             why = why or problem
@@ -97,9 +97,14 @@ def choose(model: Any, rows: RowDataset, plain: bool, auto: bool = False) -> Cho
     return Choice(False, why=why)
 
 
-def _bf16_pays(model: Any) -> bool:
+def bf16_pays(model: Any) -> bool:
+    """Tell whether a base in fp32 is of a kind that this CPU computes quicker in bf16; its values are not looked at.
+
+    Args:
+        model: The base with an adapter.
+    """
     base = model.get_base_model()
-    if model.device.type != "cpu" or model.dtype != torch.float32 or is_quantized(model):
+    if model.dtype != torch.float32:
         return False
     # What transformers keeps in fp32 at loading would not be kept here.
     if base._keep_in_fp32_modules_strict or base.config.get_text_config().hidden_size < LEAST_WIDTH:
