@@ -10,6 +10,7 @@ from actune.base.load import stop_ids
 from actune.data.augment import used_actions
 from actune.data.rows import Row
 from actune.engine.local import LocalEngine, Request
+from actune.engine.prefix import PrefixStore
 from actune.errors import either
 from actune.reader import Reader
 from actune.script.acting import Acting
@@ -21,6 +22,8 @@ from actune.tune.dataset import RowDataset
 # Bounds in rows and tokens, never in seconds: what is chosen must not depend on the machine.
 MOST_ROWS, MOST_TOKENS = 32, 96
 SHOWN = 3
+# 10^6 bytes for the keys and values of prompts.
+PREFIX_MB = 64
 # A small model that has acted begins again, and its repeats would drown what it chose. Calibration, which comes at the
 # end, nearly always forbids them; here nothing else is set.
 ASKED = Acting(repeats=False)
@@ -42,9 +45,9 @@ class Answer:
 
 
 def engine_for(model: Any, rows: RowDataset) -> LocalEngine:
-    """Make an engine for a live model; it keeps no keys and values, for the weights change between two exams."""
+    """Make an engine for a live model; what it keeps of prompts holds until the weights change."""
     ends = {*stop_ids(model, rows.tokenizer), prompt.stop_token(rows.tokenizer, rows.fmt)}
-    return LocalEngine(model, rows.tokenizer, sorted(ends), prefix_mb=0)
+    return LocalEngine(model, rows.tokenizer, sorted(ends), prefix_mb=PREFIX_MB)
 
 
 class Exam:
@@ -79,10 +82,13 @@ class Exam:
             Each score of `script.score.measure` that is defined for these rows.
         """
         self.answers = []
+        # The weights are others than at the last exam; within one, prompts that begin alike are read once.
+        self.engine.prefixes = PrefixStore(PREFIX_MB)
         for row, tokens in zip(self.rows, self.engine.generate(self.requests), strict=True):
             reader = Reader(self.engine.vocabulary.token_bytes, self.engine.stop_ids, row.actions, blank=False)
             events = [event for token in tokens for event in reader.feed(token)]
             self.answers.append(Answer(row, (*events, *reader.close())))
+        self.engine.prefixes = PrefixStore(0)
         scores = measure([answer.outcome for answer in self.answers])
         return {name: value for name, value in scores.items() if value is not None}
 

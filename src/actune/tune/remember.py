@@ -105,9 +105,7 @@ def memories(model: Any, tokenizer: Any, fmt: PromptFormat, base: Source) -> tup
 def _answered(model: Any, tokenizer: Any, fmt: PromptFormat, prompts: Sequence[list[int]]) -> list[Memory]:
     ends = sorted({*stop_ids(model, tokenizer), stop_token(tokenizer, fmt)})
     model.eval()
-    answers = LocalEngine(model, tokenizer, ends, prefix_mb=0).generate(
-        [Request(ids, None, MOST_TOKENS) for ids in prompts], BATCH
-    )
+    answers = LocalEngine(model, tokenizer, ends).generate([Request(ids, None, MOST_TOKENS) for ids in prompts], BATCH)
     texts = [Text(ids, answer) for ids, answer in zip(prompts, answers, strict=True) if answer]
     made: dict[int, Memory] = {}
     for batch in batches(texts, model):
