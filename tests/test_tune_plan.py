@@ -176,7 +176,7 @@ def test_a_base_that_is_rounded_is_there_twice_at_first(
     whole, half = plans["fp32"].need, plans["auto"].need
     assert half.step.weights * 2 == whole.step.weights
     assert not whole.begin
-    assert half.begin > 1.5 * whole.step.weights
+    assert half.begin > 2 * whole.step.weights  # and its linear layers in joined matrices
     assert half.bytes >= half.begin + half.runtime
 
 

@@ -140,7 +140,7 @@ def make_plan(
     if narrows(settings, config, device, dtype, once.step.how, trust):
         whole = once
         pair = needs(found, settings, config, device, torch.bfloat16, trust)
-        once, spared = (rounded(whole, half, found) for half in pair)
+        once, spared = (rounded(whole, half, found, config) for half in pair)
     twice = memory.recomputes(once, settings, once.step.how == "fast", device)
     return Plan(count.rows, count.valid, count.steps, count.every, found, once, spared, twice)
 
@@ -180,18 +180,23 @@ def narrows(
     return left and bf16_pays(blank(config, settings, dtype, trust, most=1))
 
 
-def rounded(whole: Need, half: Need, found: Survey) -> Need:
+def rounded(whole: Need, half: Need, found: Survey, config: Any) -> Need:
     """Reckon the memory of a training whose base is read in fp32, proved and rounded.
 
     Args:
         whole: What it would need in fp32.
         half: What it needs in bf16, once it trains.
         found: Its rows in tokens.
+        config: The base's.
     """
-    share = min(1.0, ROWS / len(found.largest["input_ids"]))
-    # Both forms of the base are there while two rows are computed in the new one and compared with the old one.
-    both = whole.step.weights + half.step.weights + half.adapter + half.optimiser
-    return replace(half, begin=both + round(share * (half.step.activations + half.step.logits)))
+    text, share = config.get_text_config(), min(1.0, ROWS / len(found.largest["input_ids"]))
+    words = text.vocab_size * text.hidden_size * (1 if text.tie_word_embeddings else 2)
+    held = whole.step.weights + half.step.weights
+    # While two rows are computed in bf16, the base is there in both forms, and its layers once more in joined matrices
+    # (`fast.linear.Joined`): what was joined is still mapped, or kept to go back to.
+    joined = held - words * (4 + 2)
+    rows = round(share * (half.step.activations + half.step.logits))
+    return replace(half, begin=held + joined + half.adapter + half.optimiser + rows)
 
 
 def seconds(count: Count, found: Survey, need: Need, device: torch.device, dtype: torch.dtype) -> float:

@@ -164,7 +164,7 @@ def reckon(some: Any, settings: Settings, device: Any, trust: bool = False) -> l
         if kind == KINDS[0]:
             whole = once
         if kind == "bf16" and plan.narrows(these, some.config, device, DTYPES[KINDS[0]], whole.step.how, trust):
-            once, spared = (plan.rounded(whole, half, survey) for half in (once, spared))
+            once, spared = (plan.rounded(whole, half, survey, some.config) for half in (once, spared))
         taken = memory.recomputes(once, these, once.step.how == "fast", device)
         for twice, need in ((False, once), (True, spared)):
             time = plan.seconds(count, survey, need, device, dtype)
