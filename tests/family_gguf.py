@@ -49,8 +49,8 @@ def _heard(family: Family, base: Path, file: Path) -> str:
     if family.pieces:
         theirs = replace(theirs, prompts=ours.prompts, templated=ours.prompts, stops=ours.stops)
     found = parity.compare(ours, theirs)
-    if faults := replace(found, prompts=1.0).faults(EQUAL):
-        return f"no: {', '.join(faults)}"
+    if replace(found, prompts=1.0).faults(EQUAL):
+        return "no: llama.cpp answers otherwise"  # without the numbers, which differ from machine to machine
     if ours.prompts != theirs.prompts:
         return "no: prompt ids differ"
     if family.pieces:
