@@ -45,6 +45,8 @@ What the columns say:
   (xllamacpp) says the same: prompt ids of our text and of messages in its own template engine, the ids that end an
   answer, likelihoods, greedy text. "Words not tried": the converter wants the family's own words, which are not on the
   machine that made this table; a stand-in was converted, and only what the weights say was compared, by ids.
+  The tiny gpt-oss has no YaRN: with it llama.cpp answers otherwise at this width. Its prompt of messages ends before
+  the channel `final`.
 
 With `--dropout` (the recipe `origin` has it) stacked experts get no adapter, for peft has no dropout for them; with
 `--quantize` they stay in float, for only linear modules are quantised. Where a part gets no adapter the run says so.
