@@ -22,7 +22,7 @@ from actune.tune.encode import encode
 from actune.tune.exam import MOST_TOKENS, Answer
 
 # With fewer rows the best of many numbers is the luckiest; more take minutes.
-LEAST_ROWS, MOST_ROWS = 16, 64
+LEAST_ROWS, MOST_ROWS = 16, 48
 # Rows without an action that shall be left alone, and what each part less costs in f1. A price and not a bound: a model
 # that cannot tell when to act would otherwise be made to act never.
 NONE_RIGHT, PRICE = 0.7, 0.5
@@ -39,7 +39,7 @@ CONTRASTS = (0.0, 0.5, 1.0)
 # Values tried of a threshold: so many, spread over those at which some row's answer changes.
 SPREAD = 4
 # Answers written for each row at most, on average: what calibration costs is bounded by that, and by `MOST_TOKENS`.
-WRITTEN = 6
+WRITTEN = 4
 
 
 @dataclass
