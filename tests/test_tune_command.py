@@ -38,7 +38,7 @@ def run(table: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) 
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("runs") / "运行 a"
     used: set[str] = set()
-    whole = RowDataset.look
+    whole = RowDataset.example
     with pytest.MonkeyPatch.context() as patch:
 
         def watch(self: RowDataset, index: int) -> object:
@@ -46,7 +46,7 @@ def run(table: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) 
                 used.add(self.rows[index].question)
             return whole(self, index)
 
-        patch.setattr(RowDataset, "look", watch)
+        patch.setattr(RowDataset, "example", watch)
         assert train([table], base=str(tiny_base), out=out, options=TrainOptions(epochs=2, lr=1e-2)) == 0
     (out.parent / "used.json").write_text(json.dumps(sorted(used)), encoding="utf-8")
     return out
