@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,28 @@ def kept(model: Any, loss: Any) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss()
+        total = loss()
+    for tensor in held_apart(total[0] if isinstance(total, tuple) else total):
+        note(tensor)
     return sum(found.values())
+
+
+def held_apart(loss: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Tensors that the fast path's own steps of autograd keep beside those that they save: no hook sees these."""
+    left, seen = [loss.grad_fn], set()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        left += [before for before, _ in node.next_functions]
+        held = list(getattr(node, "__dict__", {}).values())
+        while held:
+            one = held.pop()
+            if isinstance(one, torch.Tensor):
+                yield one
+            elif isinstance(one, list | tuple):
+                held += one
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -67,8 +88,7 @@ def test_what_is_alive_is_at_least_what_a_real_step_keeps_and_not_much_more(
     else:
         with FastPath(model) as path:
             real = kept(model, lambda: path.loss(model, batch))
-    # Temporaries come on top; in a tiny model the thin sides, padded to 32, weigh too.
-    assert real * 0.95 <= step.activations + step.logits <= real * 2.5
+    assert real * 0.95 <= step.activations + step.logits <= real * 2  # temporaries come on top
     assert step.weights == sum(p.numel() * 4 for p in model.parameters() if not p.requires_grad)
     assert step.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
