@@ -36,6 +36,7 @@ from actune.script.score import Outcome, tally
 from actune.tune import hold, split
 from actune.tune.command import WRITTEN_LAST, train
 from actune.tune.options import TrainOptions
+from actune.tune.practice import practice
 
 CHOOSING, HOLD_OUT, MOST_TOKENS, BATCH, CHUNK, SEED = 240, 0.2, 64, 16, 64, 1
 OWN = ("hold-out", "unpractised")
@@ -147,6 +148,9 @@ def trained(name: str, variant: Variant, base: str, rows: Path, out: Path) -> st
     run = out / "runs" / name.translate(FOLDER)
     if not (run / WRITTEN_LAST).is_file():
         with lifted(variant):
+            # A variant practises as it trains; what has practised so already is in the cache.
+            if variant.options.practice != "off" and practice(base=base):
+                raise KeyboardInterrupt
             status = train([rows], base=base, out=run, options=variant.options, resume=(run / "actune.json").is_file())
         if status:
             raise KeyboardInterrupt

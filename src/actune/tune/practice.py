@@ -49,11 +49,13 @@ AFTERWARDS = TrainOptions(epochs=4, lr=1.5e-4)
 
 
 def folder_for(source: Source, rows: list[Row], settings: Settings = SETTINGS) -> Path:
-    """Return the folder of a practice in the user's cache: its name tells base, rows and settings."""
+    """Return the folder of a practice in the user's cache: its name tells all that it hangs on."""
+    from actune.tune import hold
     from actune.tune.run import rows_hash
 
     values = settings.to_dict()
-    text = json.dumps({**{key: values[key] for key in DECISIVE}, "lifts": sorted(LIFTS)}, sort_keys=True)
+    held = {"remembered": [hold.EACH, hold.WEIGHT], "told": hold.TOLD}
+    text = json.dumps({**{key: values[key] for key in DECISIVE}, "lifts": sorted(LIFTS), **held}, sort_keys=True)
     key = f"{source.sha256[:16]}-{rows_hash(rows)[:12]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return cache_folder() / "practice" / key
 
