@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import pad
@@ -34,7 +34,7 @@ REPLAYED, TOLD = 4, 8
 LEAST = 1e-6
 
 
-class Told(Sequence[dict[str, list[int]]]):
+class Told:
     """Each question after each action that it wants, encoded when asked for.
 
     Args:
@@ -49,7 +49,7 @@ class Told(Sequence[dict[str, list[int]]]):
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def __getitem__(self, place: Any) -> Any:
+    def __getitem__(self, place: int) -> dict[str, list[int]]:
         row, name = self._pairs[place]
         before = before_ids(self._tokenizer, name, language_of([row.question]))
         asked = asked_ids(self._tokenizer, row.question)

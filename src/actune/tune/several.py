@@ -100,7 +100,7 @@ def shared_out(settings: Settings, began: int) -> Settings:
     return replace(settings, batch_size=batch, grad_accum=share // batch)
 
 
-def told(value: T) -> T:
+def from_main(value: T) -> T:
     """Return the main process's value in every process; what hangs on a clock or on rounding must not part them."""
     import torch.distributed as dist
 

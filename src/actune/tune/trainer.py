@@ -152,7 +152,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         """Return and log the mean loss over all trained tokens of the validation rows, and how they are answered."""
         metrics = {f"{metric_key_prefix}_loss": self.validation_loss()}
         if self.exam is not None:
-            answered = several.told(self.exam.ask())
+            answered = several.from_main(self.exam.ask())
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in answered.items()}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -210,7 +210,7 @@ def settled(prepared: Any, model: Any) -> Any:
         choice = choose(model, prepared.train, settings.plain, settings.dtype == "auto")
         choice = replace(choice, recompute=recomputes(plan.need, settings, choice.fast, model.device))
         found = {"dtype": word_of(model.dtype), "path": choice.to_dict()}
-    found = several.told(found)
+    found = several.from_main(found)
     if found["dtype"] == "bf16" and model.dtype == torch.float32:
         _round(model)
     probe = manifest.probe | found
