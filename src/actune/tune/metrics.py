@@ -80,12 +80,13 @@ def draw(run: Path) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
     axes.set(xlabel="step", ylabel="loss per token (nats)", ylim=(0, 1.1 * max(axes.dataLim.ymax, 1e-3)))
-    axes.legend(loc="upper left")
+    # Above the lines: inside it would hide some.
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     if points := [(line["step"], line["eval_f1"]) for line in lines if "eval_f1" in line]:
         right = axes.twinx()
         right.plot(*zip(*points, strict=True), "s--", color="tab:green", label="validation f1", markersize=4)
         right.set(ylabel="f1", ylim=(0, 1))
-        right.legend(loc="upper right")
+        right.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     # The format cannot be told from a temporary name.
     temporary = run / f".{PICTURE}.tmp"
     figure.savefig(temporary, format="png", dpi=120)
