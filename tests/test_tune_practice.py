@@ -18,7 +18,7 @@ from actune.data.load import load_rows
 from actune.data.rows import Row
 from actune.errors import UserError
 from actune.prompt import SYSTEM, PromptFormat
-from actune.tune import corpus
+from actune.tune import corpus, hold
 from actune.tune import practice as room
 from actune.tune.command import train
 from actune.tune.corpus import corpus_for
@@ -181,7 +181,9 @@ def test_chinese_is_practised_only_by_a_base_that_has_words_for_it() -> None:
     assert [file.name for file in corpus_for(Tokenizer(1.9))] == ["en.jsonl"]
 
 
-def test_rows_base_and_settings_make_another_practice(tiny_base: Path) -> None:
+def test_rows_base_settings_and_what_is_held_make_another_practice(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, rows = resolve(str(tiny_base)), make_rows(4)
     other: list[Row] = make_rows(5)
     folders = {
@@ -190,4 +192,5 @@ def test_rows_base_and_settings_make_another_practice(tiny_base: Path) -> None:
         room.folder_for(type(source)(source.id, source.path, "0" * 64), rows),
         room.folder_for(source, rows, settle(TrainOptions(epochs=3))),
     }
-    assert len(folders) == 4
+    monkeypatch.setattr(hold, "TOLD", 0)
+    assert len({*folders, room.folder_for(source, rows)}) == 5
