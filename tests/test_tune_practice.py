@@ -179,6 +179,23 @@ def test_chinese_is_practised_only_by_a_base_that_has_words_for_it() -> None:
 
     assert [file.name for file in corpus_for(Tokenizer(0.8))] == ["en.jsonl", "zh.jsonl"]
     assert [file.name for file in corpus_for(Tokenizer(1.9))] == ["en.jsonl"]
+    assert [file.name for file in corpus_for(Tokenizer(0.8), "zh")] == ["zh.jsonl"]
+
+
+def test_practice_in_one_language_is_for_rows_in_that_language(
+    at: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACTUNE_CACHE", str(tmp_path))
+    assert practice(base=str(tiny_base), language="zh") == 0
+    (folder,) = (tmp_path / "practice").iterdir()
+    chinese = load_rows([at / "corpus" / "zh.jsonl"])
+    assert read_manifest(folder).data["rows"] == len(chinese)
+    given = resolve(str(tiny_base)), AutoTokenizer.from_pretrained(tiny_base), settle()
+    assert room.start_of(*given, chinese)["folder"] == str(folder)
+    assert room.start_of(*given, load_rows([at / "corpus" / "en.jsonl"])) == {}
+    # What practised in all languages comes first.
+    shutil.copytree(practised(at), tmp_path / "practice" / practised(at).name)
+    assert room.start_of(*given, chinese)["folder"] == str(tmp_path / "practice" / practised(at).name)
 
 
 def test_rows_base_settings_and_what_is_held_make_another_practice(

@@ -105,7 +105,9 @@ def run_in(
         if isinstance(wanted, Settings):
             settings = settings_from(previous.options) if previous else wanted
         else:
-            settings = overlay(settings_from(previous.options), *wanted) if previous else _settled(base, wanted, trust)
+            settings = (
+                overlay(settings_from(previous.options), *wanted) if previous else _settled(base, wanted, rows, trust)
+            )
         _check_loggers(settings)
         from actune.tune.prepare import prepare
 
@@ -113,10 +115,10 @@ def run_in(
         return _run(prepared, out, new=previous is None, main=main)
 
 
-def _settled(base: Source, wanted: Sequence[TrainOptions], trust: bool) -> Settings:
+def _settled(base: Source, wanted: Sequence[TrainOptions], rows: Sequence[Row], trust: bool) -> Settings:
     from actune.tune import practice
 
-    return settle(*wanted, practice.defaults(base, settle(*wanted), trust))
+    return settle(*wanted, practice.defaults(base, settle(*wanted), rows, trust))
 
 
 def locked(out: Path) -> AbstractContextManager[object]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from actune.data.rows import Row
+    from actune.prompt_format import Language
 
 CORPUS = Path(__file__).parent.parent / "practice"
 # A base that has read much Chinese has words for it: Gemma 3 spends 0.82 tokens on a character of the corpus, SmolLM2,
@@ -14,8 +15,15 @@ CORPUS = Path(__file__).parent.parent / "practice"
 MOST_TOKENS_A_CHARACTER = 1.2
 
 
-def corpus_for(tokenizer: Any) -> list[Path]:
-    """Return the files to practise on: English, and Chinese if the base's tokenizer has words for it."""
+def corpus_for(tokenizer: Any, language: Language | None = None) -> list[Path]:
+    """Return the files to practise on: English, and Chinese if the base's tokenizer has words for it.
+
+    Args:
+        tokenizer: The base's.
+        language: Of this language alone.
+    """
+    if language:
+        return [CORPUS / f"{language}.jsonl"]
     from actune.data.table import read_table
 
     chinese = CORPUS / "zh.jsonl"

@@ -98,7 +98,7 @@ def prepare(
     _check(some, model)
     manifest = previous or replace(
         _new_manifest(files, rows, (len(some.train), len(valid)), source, settings, fmt, model),
-        practice=practice.start_of(source, some.tokenizer, settings),
+        practice=practice.start_of(source, some.tokenizer, settings, rows),
     )
     held, memory = _held(model, some.train, source, manifest) if settings.remember else (None, None)
     check_memory(manifest.probe.get("memory"), memory)
