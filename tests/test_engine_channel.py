@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
-from actune.channel import BEFORE, MOST_TOKENS, asked_ids, before_ids, channel_of
+from actune.channel import ANYTHING, BEFORE, MOST_TOKENS, asked_ids, before_ids, channel_of
 from actune.engine import judge
 from actune.engine.compare import read_channel
 from actune.engine.local import LocalEngine
 from actune.script.acting import Acting, Trace
-from test_engine_judge import NAMES, TOKENIZER, acts, after, ask, brute, engine_of, ids
+from test_engine_judge import NAMES, SIGN, TOKENIZER, acts, after, ask, brute, engine_of, ids
 
 FORCED = Acting(bias=100.0, most=1)
 QUESTIONS = ("hello", "饿了", "x", "a much longer question")
@@ -92,6 +93,46 @@ def test_a_trace_knows_what_other_weights_would_choose(engine: LocalEngine) -> N
                 assert text == known or not same
     assert agreed
     assert differed
+
+
+def evidence(engine: LocalEngine, question: str, weight: float) -> float:
+    """What speaks for acting, by plain forward passes."""
+    logits = after(engine, ids(question))[-1].masked_fill(~torch.from_numpy(engine.grammar(NAMES).mask(0)), -torch.inf)
+    unmeant = [SIGN, *engine.vocabulary.crooked.tolist()]
+    logits = logits.index_fill(0, torch.tensor(unmeant), -torch.inf)
+    openers = torch.from_numpy(engine.vocabulary.openers)
+    margin = logits[openers].max() - logits.index_fill(0, openers, -torch.inf).max()
+    anything = ANYTHING["en" if question.isascii() else "zh"]
+    heard = max(told(engine, question, name) for name in NAMES) - told(engine, question, anything)
+    return float(margin) + weight * heard
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_only_answers_to_questions_that_speak_for_it_may_act(engine: LocalEngine, weight: float) -> None:
+    spoken = [evidence(engine, question, weight) for question in QUESTIONS]
+    middle = (sorted(spoken)[1] + sorted(spoken)[2]) / 2
+    gated = replace(FORCED, again=-100.0, gate=middle, heard=weight)
+    traces = [Trace() for _ in QUESTIONS]
+    requests = [
+        replace(ask(question, gated), channel=channel_of(TOKENIZER, question, NAMES), trace=trace)
+        for question, trace in zip(QUESTIONS, traces, strict=True)
+    ]
+    answers = engine.generate(requests)
+    assert [trace.evidence(weight) for trace in traces] == pytest.approx(spoken, abs=1e-3)
+    assert [bool(acts(engine, answer)) for answer in answers] == [one > middle for one in spoken]
+    assert [trace.shut for trace in traces] == [one < middle for one in spoken]
+    # Without a trace, as in use, it is the same; a shut answer has words all the same.
+    assert engine.generate([replace(request, trace=None) for request in requests]) == answers
+    assert min(len(answer) for answer in answers) > 1
+
+
+def test_of_a_long_list_the_likeliest_are_heard(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "ASKED_FOR", 2)
+    request = replace(ask("hello", FORCED), channel=channel_of(TOKENIZER, "hello", NAMES), trace=(trace := Trace()))
+    engine.generate([request])
+    choice = trace.choices[0]
+    best = max(choice.told)  # of the likeliest: the others count like the worst of those
+    assert trace.heard == pytest.approx(best - told(engine, "hello", ANYTHING["en"]), abs=1e-3)
 
 
 def test_a_question_without_tokens_decides_nothing(engine: LocalEngine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import replace
 
@@ -141,38 +140,6 @@ def test_the_wish_to_repeat_ends_the_acting_and_not_the_words(engine):
     assert acts(engine, cut) == done
 
 
-def test_where_no_action_fits_the_question_none_is_done(llama):
-    requests = [ask(text, Acting(bias=100.0, again=-100.0), trace=Trace()) for text in ("hello", "饿了", "x", "what")]
-    llama.generate(requests)
-    fits = [
-        max(brute(llama, request.prompt, n) - brute(llama, request.blank, n) for n in NAMES) for request in requests
-    ]
-    assert [request.trace.choices[0].fit([]) for request in requests] == pytest.approx(fits, abs=1e-3)
-    floor = (sorted(fits)[1] + sorted(fits)[2]) / 2
-    stricter = [replace(request, acting=replace(request.acting, fit=floor), trace=None) for request in requests]
-    assert [len(acts(llama, answer)) for answer in llama.generate(stricter)] == [int(fit > floor) for fit in fits]
-    choice = requests[0].trace.choices[0]
-    assert choice.fit(NAMES) == -math.inf
-
-
-def test_contrast_takes_off_what_the_list_alone_suggests(llama):
-    request = ask("hello", None)
-    log_p = after(llama, request.blank)[-1].index_fill(0, torch.tensor([SIGN]), -torch.inf)
-    table = torch.from_numpy(llama.vocabulary.openers)
-    odds = float(log_p[table].logsumexp(-1) - log_p.index_fill(0, table, -torch.inf).logsumexp(-1))
-    assert llama.blank(tuple(request.blank), NAMES).odds == pytest.approx(odds, abs=1e-3)
-    # With as much taken off as the contrast takes, or a breath more or less, the first token opens a tag or does not.
-    trace = Trace()
-    llama.generate([replace(request, acting=Acting(bias=-50), trace=trace)])
-    assert trace.odds == pytest.approx(odds, abs=1e-3)
-    for bias in (-0.1, 0.1):
-        acting = Acting(bias=trace.odds - trace.passed[False] + bias, contrast=1.0)
-        opened = acts(llama, llama.generate([replace(request, acting=acting)])[0])
-        assert bool(opened) == (bias > 0) != trace.agrees(acting)
-    with pytest.raises(ValueError, match="blank"):
-        llama.generate([replace(request, acting=Acting(contrast=1.0), blank=None)])
-
-
 def test_company_changes_nothing(engine):
     dice = random.Random(4)
     requests = [
@@ -195,8 +162,8 @@ def test_a_trace_knows_for_which_numbers_the_answer_is_the_same(llama):
         acting = Acting(
             bias=dice.uniform(-2, 14),
             again=dice.uniform(-2, 14),
-            contrast=dice.choice((0.0, 0.0, 0.5)),
-            fit=dice.choice((None, None, 0.0, 2.0)),
+            gate=dice.choice((None, None, -10.0, -5.0, 0.0, 5.0)),
+            heard=dice.choice((0.0, 0.5)),
             gamma=dice.choice((0.0, 0.3, 1.0)),
             channel=dice.choice((0.0, 0.5)),
             repeats=dice.random() < 0.5,
@@ -294,8 +261,8 @@ def test_fuzz_no_unlisted_action_and_no_open_tag_at_any_budget(seed):
         acting = Acting(
             dice.uniform(-3, 3),
             dice.uniform(-3, 3),
-            dice.choice((0.0, 0.5)),
-            dice.choice((None, None, 0.5)),
+            dice.choice((None, None, -9.0, 0.0)),
+            dice.choice((0.0, 0.2)),
             dice.choice((0.0, 1.0)),
             dice.choice((0.0, 0.5)),
             dice.random() < 0.5,

@@ -3,11 +3,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import torch
 
 from actune.engine.protocol import End
+from actune.script.acting import Acting
 from actune.script.events import Act, Done, Fault, Say, merge, write
 from actune.serve.answer import Asked
 from actune.serve.job import Watch
@@ -204,6 +206,21 @@ def test_forced_answer_asks_the_engine_to_begin_with_an_action():
 
     run(main())
     assert [request.acting and request.acting.bias for request in seen] == [FORCE, None, None]
+
+
+def test_what_is_forced_comes_through_a_gate():
+    seen = []
+    actor = FakeActor(lambda request: seen.append(request.acting) or "<&a&>")
+    made = actor.request
+    actor.request = lambda *args: replace(made(*args), acting=Acting(gate=9.0, most=1))
+
+    async def main() -> None:
+        async with scheduler(actor) as served:
+            for force in (True, False):
+                await (await served.ask(Asked("?", ("a",), force=force))).whole()
+
+    run(main())
+    assert seen == [Acting(bias=FORCE, most=1), Acting(gate=9.0, most=1)]
 
 
 def test_engine_may_say_that_an_answer_has_ended():

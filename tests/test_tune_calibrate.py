@@ -73,7 +73,8 @@ def test_scores_are_those_of_answers_written_with_these_numbers():
         acting = Acting(
             bias=dice.choice((-2.0, 0.0, 1.0)),
             again=dice.choice((-3.0, 0.0)),
-            fit=dice.choice((None, 0.5)),
+            gate=dice.choice((None, 7.0, 8.0, 9.0, 10.0)),
+            heard=dice.choice((0.0, 0.2)),
             gamma=dice.choice((0.0, 1.0)),
             repeats=dice.random() < 0.5,
         )

@@ -139,7 +139,7 @@ class Actor:
         if self.acting is None or self.acting.neutral or not self.engine.supports.acting:
             return request
         blank = prompt.blank_ids(self.tokenizer, fmt, names, persona) if self.acting.compares else None
-        channel = channel_of(self.tokenizer, question, names) if self.acting.channel else None
+        channel = channel_of(self.tokenizer, question, names) if self.acting.hears else None
         return replace(request, acting=self.acting, blank=blank, channel=channel)
 
     def reader(self, catalogue: Collection[str], keep: bool = False) -> Reader:

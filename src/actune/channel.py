@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BEFORE: dict[Language, str] = {"en": 'A request that wants "{}":\n', "zh": "想要“{}”的人会说：\n"}
+# In place of a name: how the question would be put if nothing were known of what it wants.
+UNNAMED = ""
+ANYTHING: dict[Language, str] = {"en": "something", "zh": "做某事"}
 # What signs part in names, prose parts by spaces.
 _SIGNS = re.compile(r"[-_./:]+")
 # Tokens of a question that are looked at: its end, where a wish stands more often than at the beginning of a story.
@@ -28,7 +31,7 @@ class Channel(NamedTuple):
     """A question after each of the actions that it may want.
 
     Args:
-        before: Token ids of what stands before it, for each name.
+        before: Token ids of what stands before it, for each name and for `UNNAMED`.
         asked: Token ids of the question.
     """
 
@@ -56,4 +59,5 @@ def asked_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
 def channel_of(tokenizer: PreTrainedTokenizerBase, question: str, names: tuple[str, ...]) -> Channel:
     """Write a question after each of some names."""
     language = language_of([question])
-    return Channel({name: before_ids(tokenizer, name, language) for name in names}, asked_ids(tokenizer, question))
+    before = {name: before_ids(tokenizer, name or ANYTHING[language], language) for name in (*names, UNNAMED)}
+    return Channel(before, asked_ids(tokenizer, question))

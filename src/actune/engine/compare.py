@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from actune.engine.slots import kept, seeded
@@ -16,27 +15,15 @@ if TYPE_CHECKING:
     from actune.engine.local import LocalEngine
 
 # Names after which a question is read in one pass: a place of a vocabulary of 262 144 takes 1 MB of logits.
-TOGETHER = 4
+TOGETHER = 5
 
 
-class Blank(NamedTuple):
-    """What the model would do without a question; it depends on the list alone.
+def read_blank(engine: LocalEngine, prompt: Sequence[int], names: tuple[str, ...]) -> dict[str, float]:
+    """Return log p of each name after a tag's opening and a prompt without a question, nats.
 
-    Args:
-        odds: Log-odds of beginning the answer with a tag.
-        scores: log p of each name after a tag's opening, nats.
+    It depends on the list alone.
     """
-
-    odds: float
-    scores: dict[str, float]
-
-
-def read_blank(engine: LocalEngine, prompt: Sequence[int], names: tuple[str, ...]) -> Blank:
-    """Read a prompt without a question, and the names after it."""
-    logits, cache, _ = engine.read(list(prompt))
-    openers = torch.from_numpy(engine.vocabulary.openers)
-    inside = logits[openers].logsumexp(-1)
-    outside = logits.index_fill(0, openers, -torch.inf).logsumexp(-1)
+    _, cache, _ = engine.read(list(prompt))
     spelled = spelled_by(engine, names)
 
     known, length = kept(cache), cache.get_seq_length()
@@ -45,7 +32,7 @@ def read_blank(engine: LocalEngine, prompt: Sequence[int], names: tuple[str, ...
         return engine.branch(tree, seeded(known, length))
 
     values = read_names(engine.speller.opening, list(spelled.values()), look).values if spelled else []
-    return Blank(float(inside - outside), dict(zip(spelled, values, strict=True)))
+    return dict(zip(spelled, values, strict=True))
 
 
 def read_channel(engine: LocalEngine, channel: Channel, names: Sequence[str]) -> dict[str, float]:

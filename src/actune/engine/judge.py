@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from actune.engine.compare import Blank, read_channel, spelled_by
+from actune.channel import UNNAMED
+from actune.engine.compare import read_channel, spelled_by
 from actune.engine.tree import Seen, Spelling, Tree, path, read_names
 from actune.script.acting import Acting, Choice, Trace
 from actune.script.grammar import LESS, ROOT
@@ -76,13 +77,11 @@ class Judge:
         self._second = second
         self._done: list[str] = []
         self._heard: dict[str, float] = {}
-        self._over = self._inside = False
+        self._begun = self._over = self._inside = False
         self._trace = Trace() if request.trace is None else request.trace
-        if request.trace is not None and self._blank is not None:
-            self._trace.odds = self._blank.odds
 
     @functools.cached_property
-    def _blank(self) -> Blank | None:
+    def _blank(self) -> dict[str, float] | None:
         """What is compared with: read when it is first needed, for an answer may begin with words."""
         request = self._request
         if request.blank is None or not (self._acting.compares or request.trace is not None):
@@ -107,6 +106,8 @@ class Judge:
             self._done.append("")
         # Tags are opened by `<&` and nothing more, so that the name is spelled as in training.
         logits = logits.index_fill(0, self._crooked, -torch.inf)
+        if not self._begun:
+            self._begin(logits, ahead)
         if state == LESS and (self._spelled or self._over or len(self._done) == self._acting.most):
             # The `<` before was found to be words.
             logits = logits.index_fill(0, self._ampersand, -torch.inf)
@@ -132,14 +133,37 @@ class Judge:
 
     def _weigh(self, logits: Tensor, again: bool) -> tuple[Tensor, float]:
         """Shift the tokens that open a tag; return the margin before that too (see `Trace`)."""
-        opening = logits[self._openers].max() if len(self._openers) else torch.tensor(-torch.inf)
-        if self._over or opening == -torch.inf:
-            return logits, -math.inf
-        doubt = self._acting.contrast * self._blank.odds if self._acting.contrast and self._blank is not None else 0.0
-        rest = logits.index_fill(0, self._openers, -torch.inf).max()
+        margin = -math.inf if self._over else self._margin(logits)
+        if margin == -math.inf:
+            return logits, margin
         bias = self._acting.again if again else self._acting.bias
-        shifted = logits.index_add(0, self._openers, torch.full((len(self._openers),), bias - doubt))
-        return shifted, float(opening - rest)
+        return logits.index_add(0, self._openers, torch.full((len(self._openers),), bias)), margin
+
+    def _margin(self, logits: Tensor) -> float:
+        if not len(self._openers):
+            return -math.inf
+        return float(logits[self._openers].max() - logits.index_fill(0, self._openers, -torch.inf).max())
+
+    def _begin(self, logits: Tensor, ahead: Ahead) -> None:
+        """Decide whether the answer may have actions at all; of too long a list that cannot be told."""
+        self._begun, traced = True, self._request.trace is not None
+        if not self._spelled or not (traced or self._acting.gate is not None):
+            return
+        self._trace.start = self._margin(logits)
+        if traced or self._acting.heard:
+            self._trace.heard = self._hear(ahead)
+        self._trace.shut = self._over = self._acting.shuts(self._trace)
+
+    def _hear(self, ahead: Ahead) -> float:
+        """Return what the question says of the actions (see `Trace.heard`)."""
+        channel, names = self._request.channel, tuple(self._spelled)
+        if channel is None or not channel.asked:
+            return 0.0
+        if len(names) > ASKED_FOR:
+            seen = read_names(self._engine.speller.opening, list(self._spelled.values()), ahead.read)
+            names = self._likely(names, seen.values)
+        told = self._listen((*names, UNNAMED))
+        return max(told[name] for name in names) - told[UNNAMED]
 
     def _opens(self, token: int) -> bool:
         return self._vocabulary.words[token] != 0 and token not in self._vocabulary.stop_ids
@@ -164,18 +188,18 @@ class Judge:
 
     def _choose(self, names: tuple[str, ...], values: list[float], pick: Pick) -> int | None:
         """Choose one of some names by their scores; None if the acting is over."""
-        blank = tuple(0.0 if self._blank is None else self._blank.scores[name] for name in names)
-        choice = Choice(names, tuple(values), blank, self._told(names, values, blank), None)
+        blank = tuple(0.0 if self._blank is None else self._blank[name] for name in names)
+        choice = Choice(names, tuple(values), blank, self._told(names, values), None)
         place = pick(torch.tensor(choice.totals(self._acting.gamma, self._acting.channel)))
         choice = replace(choice, taken=names[place])
-        if self._acting.ends(choice, names[place], self._done):
+        if self._acting.ends(names[place], self._done):
             self._trace.choices.append(replace(choice, taken=None))
             return None
         self._trace.choices.append(choice)
         self._done.append(names[place])
         return place
 
-    def _told(self, names: tuple[str, ...], values: Sequence[float], blank: Sequence[float]) -> tuple[float, ...]:
+    def _told(self, names: tuple[str, ...], values: Sequence[float]) -> tuple[float, ...]:
         """Return log p(question | name), nats, zeros if nothing asks for it.
 
         Of a long list only the likeliest are looked at: to read the question after each name takes time. The others
@@ -184,12 +208,23 @@ class Judge:
         channel = self._request.channel
         if channel is None or not channel.asked or not (self._acting.channel or self._request.trace is not None):
             return (0.0,) * len(names)
-        # The same ones whatever the weights are: what is traced holds for all of them.
-        hopes = {name: value - 0.5 * other for name, value, other in zip(names, values, blank, strict=True)}
-        likely = sorted(names, key=lambda name: -hopes[name])[:ASKED_FOR]
-        self._heard |= read_channel(self._engine, channel, [name for name in likely if name not in self._heard])
-        least = min(self._heard[name] for name in likely)
-        return tuple(self._heard[name] if name in likely else least for name in names)
+        likely = self._likely(names, values)
+        told = self._listen(likely)
+        least = min(told[name] for name in likely)
+        return tuple(told[name] if name in likely else least for name in names)
+
+    def _likely(self, names: tuple[str, ...], values: Sequence[float]) -> tuple[str, ...]:
+        """Take the likeliest names: the same ones whatever the weights are, so that what is traced holds for all."""
+        blank = self._blank or dict.fromkeys(names, 0.0)
+        hopes = {name: value - 0.5 * blank[name] for name, value in zip(names, values, strict=True)}
+        return tuple(sorted(names, key=lambda name: -hopes[name])[:ASKED_FOR])
+
+    def _listen(self, names: Sequence[str]) -> dict[str, float]:
+        """Return log p(question | name), nats, of these and of all that were asked for before."""
+        if self._request.channel is not None:
+            new = [name for name in names if name not in self._heard]
+            self._heard |= read_channel(self._engine, self._request.channel, new)
+        return self._heard
 
     def _tag(
         self, opening: Sequence[int], name: Spelling, place: int, seen: Seen, pick: Pick, ahead: Ahead

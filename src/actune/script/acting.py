@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from actune.errors import UserError, either
+
+log = logging.getLogger(__name__)
+
+# Numbers that runs of an older actune hold.
+OLD = ("contrast", "fit")
 
 
 @dataclass(frozen=True)
@@ -19,9 +25,9 @@ class Acting:
     Args:
         bias: Added to the logits that open the first tag of an answer, in nats.
         again: The same for each next tag.
-        contrast: Share of those logits' log-odds without the question that is taken off.
-        fit: Some action not yet done must be more probable with the question than without by this, in nats; if none
-            is, nothing fits and the acting ends. None: not asked.
+        gate: What must speak for acting before the answer begins, in nats (see `Trace.evidence`); with less, it has
+            no action. None: not asked.
+        heard: What `Trace.heard` weighs in that.
         gamma: A name counts ``log p(name | question) - gamma * log p(name | no question)``.
         channel: And ``channel * log p(question | name)`` more (see `actune.channel`).
         repeats: Whether an action may be done twice in an answer; if not, the wish to ends the acting.
@@ -30,31 +36,35 @@ class Acting:
 
     bias: float = 0.0
     again: float = 0.0
-    contrast: float = 0.0
-    fit: float | None = None
+    gate: float | None = None
+    heard: float = 0.0
     gamma: float = 0.0
     channel: float = 0.0
     repeats: bool = True
     most: int | None = None
 
     @property
+    def hears(self) -> bool:
+        """Whether it needs the question after each name."""
+        return bool(self.channel or (self.heard and self.gate is not None))
+
+    @property
     def compares(self) -> bool:
         """Whether it needs the prompt without the question."""
-        return bool(self.contrast or self.gamma or self.channel or self.fit is not None)
+        return bool(self.gamma or self.hears)
 
-    def ends(self, choice: Choice, name: str, done: Sequence[str]) -> bool:
+    def shuts(self, trace: Trace) -> bool:
+        """Tell whether too little speaks for acting."""
+        return self.gate is not None and trace.evidence(self.heard) < self.gate
+
+    def ends(self, name: str, done: Sequence[str]) -> bool:
         """Tell whether a wish to act is refused, and the acting over.
 
         Args:
-            choice: What was wished among.
             name: The one that would be written.
             done: The answer's actions so far.
         """
-        return (
-            (self.most is not None and len(done) >= self.most)
-            or (not self.repeats and name in done)
-            or (self.fit is not None and choice.fit(done) < self.fit)
-        )
+        return (self.most is not None and len(done) >= self.most) or (not self.repeats and name in done)
 
     @property
     def neutral(self) -> bool:
@@ -73,7 +83,8 @@ class Acting:
             UserError: A newer actune stored what this one does not know, or a value is impossible.
         """
         wanted = {entry.name for entry in fields(cls)}
-        numbers = [stored.get(name) or 0.0 for name in ("bias", "again", "contrast", "fit", "gamma", "channel")]
+        stored = _without_old(stored)
+        numbers = [stored.get(name) or 0.0 for name in ("bias", "again", "gate", "heard", "gamma", "channel")]
         good = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
         if not good or not set(stored) <= wanted:
             raise UserError(
@@ -94,21 +105,37 @@ class Trace:
     passed: dict[bool, float] = field(default_factory=lambda: {False: -math.inf, True: -math.inf})
     """Greatest margin with which none was opened."""
     choices: list[Choice] = field(default_factory=list)
-    odds: float = 0.0
-    """Log-odds of a tag without the question, which a contrast takes off."""
+    start: float = math.inf
+    """The margin at the answer's beginning."""
+    heard: float = 0.0
+    """By how much the action that explains the question best explains it better than not knowing what it wants, nats:
+    log p(question | action) - log p(question | `channel.UNNAMED`)."""
+    shut: bool = False
+    """Whether that was too little to act."""
     brief: bool = False
     """Whether to end the answer once no more actions can follow."""
 
+    def evidence(self, weight: float) -> float:
+        """Return what speaks for acting before the answer begins: where a tuned model would begin with an action, or
+        an action explains the question well. (Later the margins tell less: words that have named no action make most
+        small models act.)
+
+        Args:
+            weight: Of what was heard.
+        """
+        return self.start + weight * self.heard
+
     def agrees(self, acting: Acting) -> bool:
         """Tell whether the answer would be the same under other numbers."""
+        if self.shut or acting.shuts(self):
+            return self.shut and acting.shuts(self)
         for again, bias in ((False, acting.bias), (True, acting.again)):
-            shift = bias - acting.contrast * self.odds
-            if self.opened[again] + shift <= 0 or self.passed[again] + shift > 0:
+            if self.opened[again] + bias <= 0 or self.passed[again] + bias > 0:
                 return False
         done: list[str] = []
         for choice in self.choices:
             name = choice.best(acting.gamma, acting.channel)
-            if acting.ends(choice, name, done):
+            if acting.ends(name, done):
                 return choice.taken is None
             if name != choice.taken:
                 return False
@@ -134,11 +161,6 @@ class Choice:
     told: tuple[float, ...]
     taken: str | None
 
-    def fit(self, done: Sequence[str]) -> float:
-        """Return by how much the question raises the action that it raises most, of those not done; nats."""
-        raised = zip(self.names, self.scores, self.blank, strict=True)
-        return max((score - blank for name, score, blank in raised if name not in done), default=-math.inf)
-
     def best(self, gamma: float, channel: float) -> str:
         """Return the name with the highest calibrated score; the first of equals."""
         values = self.totals(gamma, channel)
@@ -148,3 +170,16 @@ class Choice:
         """Return what each name counts."""
         parts = zip(self.scores, self.blank, self.told, strict=True)
         return [score - gamma * blank + channel * told for score, blank, told in parts]
+
+
+def _without_old(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Leave out numbers of an older actune, and say so if they were not neutral."""
+    old = {name: stored[name] for name in OLD if stored.get(name)}
+    if old:
+        log.warning(
+            either(
+                f"Numbers of an older actune are not used: {old}; train again to set when to act.",
+                f"旧版 actune 的数值不再使用: {old}; 重新训练即可重新校准。",
+            )
+        )
+    return {name: value for name, value in stored.items() if name not in OLD}

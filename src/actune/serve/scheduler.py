@@ -156,7 +156,7 @@ class Scheduler:
         )
         # An untuned base would write `<` for ever: it never learned what comes after it.
         force = asked.force and self._actor.tuned
-        acting = replace(request.acting or Acting(), bias=FORCE) if force else request.acting
+        acting = replace(request.acting or Acting(), bias=FORCE, gate=None) if force else request.acting
         return replace(request, acting=acting, watch=watch)
 
     def _run(self) -> None:

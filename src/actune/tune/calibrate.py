@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from actune import prompt
@@ -28,16 +29,15 @@ LEAST_ROWS, MOST_ROWS = 16, 48
 NONE_RIGHT, PRICE = 0.7, 0.5
 # Better than the model left alone on every run measured (`docs/acting.md`): small models act again and again once they
 # act, and the wish to repeat says that the acting is over; names they know badly they choose better from both ends.
-START = Acting(repeats=False, gamma=0.75, channel=0.5)
+START = Acting(repeats=False, gamma=0.75, channel=0.5, heard=0.2)
 # What is this much better in f1 is worth a number; less is chance, and the simpler numbers are kept.
 WORTH = 0.01
 
 # Weights gamma and channel of the choice. Few: among many the luckiest would be taken.
 CHOICES = ((START.gamma, START.channel), (0.0, 0.0), (0.5, 0.25), (1.0, 1.0))
 MOSTS = (None, 3, 2, 1)
-CONTRASTS = (0.0, 0.5, 1.0)
-# Values tried of a threshold: so many, spread over those at which some row's answer changes.
-SPREAD = 4
+# Values tried of a bias: so many, spread over those at which some row's answer changes. A gate costs no new answers.
+SPREAD, GATES = 4, 12
 # Answers written for each row at most, on average: what calibration costs is bounded by that, and by `MOST_TOKENS`.
 WRITTEN = 4
 
@@ -56,6 +56,8 @@ class _Asked:
         """Find the answer under these numbers, if it is one of those known."""
         if acting.neutral:
             return self.left_alone
+        if self.known and acting.shuts(self.known[0][0]):
+            return Answer(self.row, ()).outcome  # the evidence is the same under all numbers
         return next((outcome for trace, outcome in self.known if trace.agrees(acting)), None)
 
     def trace(self, acting: Acting) -> Trace | None:
@@ -148,7 +150,7 @@ def calibrate(engine: LocalEngine, fmt: PromptFormat, rows: Sequence[Row]) -> tu
     spread = [kept[place * len(kept) // asked] for place in range(asked)]
     search = _Search(engine, [_Asked(row, _request(engine, fmt, row)) for row in spread])
     best = START
-    for step in (_count, _choice, _threshold, _next, _contrast, _threshold):
+    for step in (_gate, _count, _choice, _first, _next, _gate):
         best = search.best(best, step(search, best))
     tried = [{**acting.to_dict(), **_brief(scores)} for acting, scores in search.tried.items()]
     found = {"start": search.tried[START], "chosen": search.tried[best], "tried": tried}
@@ -165,42 +167,34 @@ def _choice(search: _Search, acting: Acting) -> Iterator[Acting]:
     yield from (replace(acting, gamma=gamma, channel=channel) for gamma, channel in CHOICES)
 
 
-def _threshold(search: _Search, acting: Acting) -> Iterator[Acting]:
-    traces = search.traces(acting)
-    fits = _spread(trace.choices[0].fit(()) for trace in traces if trace.choices)
-    for bias in [acting.bias, *_biases(acting, traces, again=False)]:
-        # The mildest first: of equals the first is kept.
-        yield from (replace(acting, bias=bias, fit=fit) for fit in (acting.fit, None, *fits))
+def _gate(search: _Search, acting: Acting) -> Iterator[Acting]:
+    search.scores(acting)
+    evidence = sorted(one.known[0][0].evidence(acting.heard) for one in search.asked if one.known)
+    edges = [(below + above) / 2 for below, above in pairwise(evidence)]
+    # The mildest first: of equals the first is kept.
+    yield from (replace(acting, gate=gate) for gate in (None, *_spread(edges, GATES)))
+
+
+def _first(search: _Search, acting: Acting) -> Iterator[Acting]:
+    yield from (replace(acting, bias=bias) for bias in _biases(search.traces(acting), again=False))
 
 
 def _next(search: _Search, acting: Acting) -> Iterator[Acting]:
-    biases = _biases(acting, search.traces(acting), again=True)
-    yield from (replace(acting, again=bias) for bias in biases)
+    yield from (replace(acting, again=bias) for bias in _biases(search.traces(acting), again=True))
 
 
-def _contrast(search: _Search, acting: Acting) -> Iterator[Acting]:
-    for contrast in CONTRASTS:
-        # What is taken off on average is given back, so that only the difference between the rows is tried.
-        odds = [trace.odds for trace in search.traces(acting)] or [0.0]
-        shift = (contrast - acting.contrast) * sum(odds) / len(odds)
-        yield replace(acting, contrast=contrast, bias=round(acting.bias + shift, 2))
-
-
-def _biases(acting: Acting, traces: Iterable[Trace], again: bool) -> list[float]:
+def _biases(traces: Iterable[Trace], again: bool) -> list[float]:
     """Biases just beyond which some answer opens a tag, or does not: the mildest first."""
-    edges = []
-    for trace in traces:
-        off = acting.contrast * trace.odds
-        edges += [off - trace.opened[again] - 0.02, off - trace.passed[again] + 0.02]
-    return sorted(_spread(edges), key=abs)
+    edges = [edge for trace in traces for edge in (-trace.opened[again] - 0.02, -trace.passed[again] + 0.02)]
+    return sorted(_spread(edges, SPREAD), key=abs)
 
 
-def _spread(values: Iterable[float]) -> list[float]:
-    """Take at most `SPREAD` of some numbers, from the least to the greatest."""
+def _spread(values: Iterable[float], many: int) -> list[float]:
+    """Take at most so many of some numbers, from the least to the greatest."""
     known = sorted({round(value, 2) for value in values if math.isfinite(value)})
-    if len(known) <= SPREAD:
+    if len(known) <= many:
         return known
-    return [known[place * (len(known) - 1) // (SPREAD - 1)] for place in range(SPREAD)]
+    return [known[place * (len(known) - 1) // (many - 1)] for place in range(many)]
 
 
 def _request(engine: LocalEngine, fmt: PromptFormat, row: Row) -> Request:
