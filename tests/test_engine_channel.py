@@ -138,3 +138,14 @@ def test_of_a_long_list_the_likeliest_are_heard(engine: LocalEngine, monkeypatch
 def test_a_question_without_tokens_decides_nothing(engine: LocalEngine) -> None:
     empty = replace(ask("hello", replace(FORCED, channel=1.0)), channel=channel_of(TOKENIZER, "", NAMES))
     assert acts(engine, engine.generate([empty])[0]) == acts(engine, engine.generate([ask("hello", FORCED)])[0])
+
+
+def test_an_answer_written_again_reads_no_question_again(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = replace(
+        ask("hello", replace(FORCED, channel=0.5, gate=-99.0, heard=0.2)),
+        channel=channel_of(TOKENIZER, "hello", NAMES),
+    )
+    first, read = engine.generate([request]), []
+    monkeypatch.setattr(judge, "read_channel", lambda engine, channel, names: read.extend(names) or {})
+    assert engine.generate([request]) == first
+    assert not read

@@ -33,10 +33,12 @@ class Channel(NamedTuple):
     Args:
         before: Token ids of what stands before it, for each name and for `UNNAMED`.
         asked: Token ids of the question.
+        told: log p(question | name), nats, of those that were read: an answer written again need not read them again.
     """
 
     before: Mapping[str, list[int]]
     asked: list[int]
+    told: dict[str, float]
 
 
 def before_ids(tokenizer: PreTrainedTokenizerBase, name: str, language: Language) -> list[int]:
@@ -60,4 +62,4 @@ def channel_of(tokenizer: PreTrainedTokenizerBase, question: str, names: tuple[s
     """Write a question after each of some names."""
     language = language_of([question])
     before = {name: before_ids(tokenizer, name or ANYTHING[language], language) for name in (*names, UNNAMED)}
-    return Channel(before, asked_ids(tokenizer, question))
+    return Channel(before, asked_ids(tokenizer, question), {})

@@ -18,6 +18,7 @@ from actune.script.acting import Acting, Choice, Trace
 from actune.script.grammar import LESS, ROOT
 
 if TYPE_CHECKING:
+    from actune.channel import Channel
     from actune.engine.local import LocalEngine, Request
 
 Pick = Callable[[Tensor], int]
@@ -76,7 +77,6 @@ class Judge:
         assert second is not None, "see `judge`"
         self._second = second
         self._done: list[str] = []
-        self._heard: dict[str, float] = {}
         self._begun = self._over = self._inside = False
         self._trace = Trace() if request.trace is None else request.trace
 
@@ -162,8 +162,8 @@ class Judge:
         if len(names) > ASKED_FOR:
             seen = read_names(self._engine.speller.opening, list(self._spelled.values()), ahead.read)
             names = self._likely(names, seen.values)
-        told = self._listen((*names, UNNAMED))
-        return max(told[name] for name in names) - told[UNNAMED]
+        self._listen(channel, (*names, UNNAMED))
+        return max(channel.told[name] for name in names) - channel.told[UNNAMED]
 
     def _opens(self, token: int) -> bool:
         return self._vocabulary.words[token] != 0 and token not in self._vocabulary.stop_ids
@@ -209,9 +209,9 @@ class Judge:
         if channel is None or not channel.asked or not (self._acting.channel or self._request.trace is not None):
             return (0.0,) * len(names)
         likely = self._likely(names, values)
-        told = self._listen(likely)
-        least = min(told[name] for name in likely)
-        return tuple(told[name] if name in likely else least for name in names)
+        self._listen(channel, likely)
+        least = min(channel.told[name] for name in likely)
+        return tuple(channel.told[name] if name in likely else least for name in names)
 
     def _likely(self, names: tuple[str, ...], values: Sequence[float]) -> tuple[str, ...]:
         """Take the likeliest names: the same ones whatever the weights are, so that what is traced holds for all."""
@@ -219,12 +219,9 @@ class Judge:
         hopes = {name: value - 0.5 * blank[name] for name, value in zip(names, values, strict=True)}
         return tuple(sorted(names, key=lambda name: -hopes[name])[:ASKED_FOR])
 
-    def _listen(self, names: Sequence[str]) -> dict[str, float]:
-        """Return log p(question | name), nats, of these and of all that were asked for before."""
-        if self._request.channel is not None:
-            new = [name for name in names if name not in self._heard]
-            self._heard |= read_channel(self._engine, self._request.channel, new)
-        return self._heard
+    def _listen(self, channel: Channel, names: Sequence[str]) -> None:
+        """Read the question after those of these names after which it was not read yet."""
+        channel.told.update(read_channel(self._engine, channel, [name for name in names if name not in channel.told]))
 
     def _tag(
         self, opening: Sequence[int], name: Spelling, place: int, seen: Seen, pick: Pick, ahead: Ahead
