@@ -81,3 +81,21 @@ def test_scores_are_those_of_answers_written_with_these_numbers():
         fresh = _Search(made, [_Asked(row, _request(made, fmt, row)) for row in data])
         assert kept.scores(acting) == pytest.approx(fresh.scores(acting))
     assert kept.written < 25 * len(data) * 0.7
+
+
+def test_of_gates_that_are_about_as_good_the_mildest_is_taken(monkeypatch):
+    from actune.tune import calibrate as calibrating
+
+    data, made = rows(16, 1), engine(9.0)
+    fmt = PromptFormat.for_rows(data, TOKENIZER)
+    search = calibrating._Search(made, [calibrating._Asked(row, calibrating._request(made, fmt, row)) for row in data])
+    taken = []
+    for slack in (0.0, 0.1, 9.0):
+        monkeypatch.setattr(calibrating, "SLACK", slack)
+        taken += list(calibrating._gate(search, START))
+    gates = [-100.0 if acting.gate is None else acting.gate for acting in taken]
+    assert gates == sorted(gates, reverse=True)
+    assert gates[0] > gates[-1] == -100.0, "any is good enough in the end, and none is the mildest"
+    best = max(search.worth(acting) for acting in search.tried)
+    assert all(search.worth(acting) >= best - slack for acting, slack in zip(taken, (0.0, 0.1, 9.0), strict=True))
+    assert search.written == len(data), "a gate needs no new answers"

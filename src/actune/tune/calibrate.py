@@ -32,6 +32,10 @@ NONE_RIGHT, PRICE = 0.7, 0.5
 START = Acting(repeats=False, gamma=0.75, channel=0.5, heard=0.2)
 # What is this much better in f1 is worth a number; less is chance, and the simpler numbers are kept.
 WORTH = 0.01
+# Of gates the mildest is taken that is worth so much less than the best one at most, which is within chance (after the
+# rule of one standard error: Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3): rows of
+# another kind than these have less evidence, and a strict gate would keep a model from acting there.
+SLACK = 0.03
 
 # Weights gamma and channel of the choice. Few: among many the luckiest would be taken.
 CHOICES = ((START.gamma, START.channel), (0.0, 0.0), (0.5, 0.25), (1.0, 1.0))
@@ -98,11 +102,12 @@ class _Search:
         """Take the best; a later one only if it is worth it."""
         best = start
         for acting in others:
-            if self._affords(acting) and self.worth(acting) > self.worth(best) + WORTH:
+            if self.affords(acting) and self.worth(acting) > self.worth(best) + WORTH:
                 best = acting
         return best
 
-    def _affords(self, acting: Acting) -> bool:
+    def affords(self, acting: Acting) -> bool:
+        """Tell whether the answers that are missing may still be written."""
         missing = sum(one.outcome(acting) is None for one in self.asked)
         return self.written + missing <= WRITTEN * len(self.asked)
 
@@ -171,8 +176,9 @@ def _gate(search: _Search, acting: Acting) -> Iterator[Acting]:
     search.scores(acting)
     evidence = sorted(one.known[0][0].evidence(acting.heard) for one in search.asked if one.known)
     edges = [(below + above) / 2 for below, above in pairwise(evidence)]
-    # The mildest first: of equals the first is kept.
-    yield from (replace(acting, gate=gate) for gate in (None, *_spread(edges, GATES)))
+    gates = [one for gate in (None, *_spread(edges, GATES)) if search.affords(one := replace(acting, gate=gate))]
+    least = max(map(search.worth, gates), default=0.0) - SLACK
+    yield next((one for one in gates if search.worth(one) >= least), acting)
 
 
 def _first(search: _Search, acting: Acting) -> Iterator[Acting]:
