@@ -4,7 +4,7 @@
 
 0.5B, 1B and 1.7B are random bases of real width (Qwen2.5-0.5B, Llama 3.2 1B, Qwen3-1.7B) with a few layers and the
 tokenizer of smollm2; 1B is stored in bf16, as hubs have it, and trained in fp32. What is compared is the whole process:
-`ru_maxrss` against the sum that the training prints before it loads anything.
+`VmHWM` against the sum that the training prints before it loads anything.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
              | {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}),
 }  # fmt: skip
 CHILD = """
-import resource, sys
+import sys
 from pathlib import Path
 from actune.tune.command import train
 from actune.tune.options import TrainOptions, read_config
 train([Path(sys.argv[1])], base=sys.argv[2], out=Path(sys.argv[3]), config=Path(sys.argv[4]))
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+# Not ru_maxrss: a process that is started begins with its parent's.
+print("peak", int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024)
 """
 
 

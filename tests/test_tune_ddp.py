@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,31 @@ SAME = ["--epochs", "2", "--lr", "1e-2", "--practice", "off", "--save-steps", "2
 APART = 1e-4
 
 
-def command(words: list[str], processes: int) -> list[str]:
+# What accelerate launch makes of examples/distributed/fsdp2.yaml, but for bf16.
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+}
+OPENED = str(Path(__file__).parent / "fsdp_child.py")
+
+
+def command(words: list[str], processes: int, program: Sequence[str]) -> list[str]:
     launch = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
     )
-    return [sys.executable, *launch, "-m", "actune", *words]
+    return [sys.executable, *launch, *program, *words]
 
 
-def start(words: list[str], processes: int, **more: str) -> subprocess.Popen[str]:
+def start(
+    words: list[str], processes: int, program: Sequence[str] = ("-m", "actune"), **more: str
+) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
-    return subprocess.Popen(command(words, processes), env=environment, **streams)
+    return subprocess.Popen(command(words, processes, program), env=environment, **streams)
 
 
 def ended(process: subprocess.Popen[str], status: int = 0) -> str:
@@ -134,6 +149,20 @@ def test_ctrl_c_ends_all_processes_at_the_same_step(here: Here, alone: Path) -> 
     assert resume.step_of(resume.checkpoints(here.folder / "stopped")[-1]) == last < 10
     ended(start([*words, "--resume"], 2))
     assert_same(here.folder / "stopped", alone)
+
+
+@pytest.mark.slow
+def test_a_shared_out_model_is_trained_killed_resumed_measured_and_kept_as_a_whole_one(here: Here, alone: Path) -> None:
+    words = here.words("fsdp", "--batch-size", "2", "--grad-accum", "2", "--plain")
+    process = start(words, 2, [OPENED], **FSDP2)
+    while process.poll() is None and not resume.checkpoints(here.folder / "fsdp"):
+        time.sleep(0.01)
+    kill_rank(process, 1)
+    process.communicate(timeout=60)
+    # All of it again takes part in what comes after the last step: scores, the best adapter, when to act.
+    assert ended(start([*words, "--resume"], 2, [OPENED], **FSDP2)).count("done: ") == 1
+    assert_same(here.folder / "fsdp", alone)
+    assert read_manifest(here.folder / "fsdp").acting == read_manifest(alone).acting
 
 
 @pytest.mark.slow

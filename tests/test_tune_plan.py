@@ -182,6 +182,22 @@ def test_where_training_takes_bf16_the_plan_does(
     assert "holds the base" not in told(500, "--dtype", "fp32")
 
 
+def test_a_base_that_has_no_room_in_two_forms_is_proposed_in_one(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "rates", lambda: Rates(100, 0, 500, 10, 10, 10.0))
+    monkeypatch.setattr(proof, "LEAST_WIDTH", 1)
+    monkeypatch.setattr(memory, "free", lambda device: 24_000_000_000)
+    table = tmp_path / "rows.jsonl"
+    write_rows(table, make_rows(4))
+    base = llama_8b(tmp_path / "base", tiny_base)
+    words = ["plan", str(table), "--base", str(base), "--epochs", "1", "--device", "cpu"]
+    assert app()(words, result_action="return_value") == 0
+    out = capsys.readouterr().out
+    assert "holds the base in fp32, for which there is no room" in out
+    assert "--epochs 1 --device cpu --dtype bf16 --out RUN" in out
+
+
 def test_a_base_that_is_rounded_is_there_twice_at_first(
     tiny_base: Path, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from actune.base.load import pick_dtype
 from actune.base.quantize import is_quantized
 from actune.errors import either
 from actune.script.acting import Acting
-from actune.tune import corpus, guards, metrics, practice, resume
+from actune.tune import corpus, guards, metrics, practice, resume, several
 from actune.tune.calibrate import MOST_ROWS, calibrate
 from actune.tune.command import WRITTEN_LAST
 from actune.tune.dataset import collate
@@ -74,8 +74,9 @@ def finish(prepared: Prepared, trainer: RowTrainer, steps: int, out: Path, conso
     set_peft_model_state_dict(trainer.model, load_file(folder / WRITTEN_LAST))
     if "eval_loss" in best:
         guards.check_best(trainer.validation_loss(), best["eval_loss"], folder, trainer.model.dtype)
+    # A model that is shared out computes only where all take part; of whole ones, the main process's is enough.
+    acting, found = _calibrated(prepared, trainer) if main or several.sharded() else (Acting(), {})
     if main:
-        acting, found = _calibrated(prepared, trainer)
         tell(console, best, len(prepared.valid or ()), acting, found)
         _place(folder, out)
         metrics.draw(out)

@@ -54,11 +54,15 @@ class Need:
         return 2 * FP32 * self.step.trained
 
     @property
-    def bytes(self) -> int:
-        """All in all."""
+    def training(self) -> int:
+        """All in all, at the worst moment of a step."""
         step = self.step
-        trained = step.weights + self.adapter + self.optimiser + step.activations + step.logits
-        return max(trained, self.begin) + self.runtime
+        return step.weights + self.adapter + self.optimiser + step.activations + step.logits + self.runtime
+
+    @property
+    def bytes(self) -> int:
+        """All in all, before the first step or in one."""
+        return max(self.training, self.begin + self.runtime)
 
 
 def need(
@@ -144,4 +148,4 @@ def recomputes(once: Need, settings: Settings, fast: bool, device: torch.device)
         device: Where it trains.
     """
     recipe = settings.checkpointing and not (fast and device.type == "cpu")
-    return recipe or once.bytes > SPARE * free(device)
+    return recipe or once.training > SPARE * free(device)

@@ -78,10 +78,11 @@ def plan(
     settings = settle(given, *([read_config(config)] if config else []))
     some = read(load_rows(data, encoding), described(base, source), settings, None, trust_remote_code)
     device = pick_device(settings.device)
-    ways, there = reckon(some, settings, device, trust_remote_code), memory.free(device)
+    there = memory.free(device)
+    ways = reckon(some, settings, device, there, trust_remote_code)
     console = Console(width=None if Console().is_terminal else 140)
-    wanted = _wanted(some, settings, device, ways[0].need.step.how, trust_remote_code)
-    _show(console, _told(some, settings, ways[0], device, there, wanted), ways, there)
+    wanted = _wanted(settings, device, ways)
+    _show(console, _told(some, settings, ways, device, there, wanted), ways, there)
     proposed = _proposed(ways, wanted, there)
     if proposed is None:
         least = min(way.need.bytes for way in ways) / 1e9
@@ -99,25 +100,27 @@ def plan(
     return 0
 
 
-def _wanted(some: Any, settings: Settings, device: Any, how: str, trust: bool) -> str:
+def _wanted(settings: Settings, device: Any, ways: list[Way]) -> str:
     """Tell how training would hold the base if it is left alone."""
     from actune.base.load import pick_dtype, word_of
-    from actune.tune.plan import narrows
 
     if settings.quantize:
         return settings.quantize
-    dtype = pick_dtype(device, settings.dtype)
-    return "bf16" if narrows(settings, some.config, device, dtype, how, trust) else word_of(dtype)
+    return "bf16" if any(way.need.begin for way in ways) else word_of(pick_dtype(device, settings.dtype))
 
 
-def _told(some: Any, settings: Settings, way: Way, device: Any, there: int, wanted: str) -> list[str]:
+def _told(some: Any, settings: Settings, ways: list[Way], device: Any, there: int, wanted: str) -> list[str]:
     """Say what does not hang on how the base is held."""
     from actune.tune import plan
 
+    way = ways[0]
     count, survey, step = plan.counted(some.train, len(some.valid), settings), way.survey, way.need.step
     batch = "x".join(map(str, survey.largest["input_ids"].shape))
     disk = (3 * 12 + 4) * step.trained / 1e6  # adapter and Adam's moments of three checkpoints, adapter on top
     left = settings.dtype == "auto" and not settings.quantize
+    room = any(_fits(way, there) for way in ways if way.kind == wanted)
+    held = either(f"train here holds the base in {wanted}", f"本机训练以 {wanted} 持有基座")
+    without = "" if room else either(", for which there is no room", ", 但内存不够")
     return [
         either(
             f"base     {step.parameters:,} parameters; trained: {step.trained:,}",
@@ -133,7 +136,7 @@ def _told(some: Any, settings: Settings, way: Way, device: Any, there: int, want
             f"{device} has {there / 1e9:.1f} GB free; the run takes {disk:.0f} MB on the disk",
             f"{device} 空闲 {there / 1e9:.1f} GB; 结果占磁盘 {disk:.0f} MB",
         ),
-        *([either(f"train here holds the base in {wanted}", f"本机训练以 {wanted} 持有基座")] if left else []),
+        *([f"{held}{without}"] if left else []),
         either(
             "GB at the worst moment; `twice`: layers are computed twice; *: so train does it by itself",
             "峰值 GB; 重算: 每层算两次; *: train 自动选择",
@@ -141,13 +144,14 @@ def _told(some: Any, settings: Settings, way: Way, device: Any, there: int, want
     ]
 
 
-def reckon(some: Any, settings: Settings, device: Any, trust: bool = False) -> list[Way]:
+def reckon(some: Any, settings: Settings, device: Any, there: int, trust: bool = False) -> list[Way]:
     """Reckon every way; the base and the rows are the same.
 
     Args:
         some: Of `prepare.read`.
         settings: The run's.
         device: Where it would train.
+        there: Bytes free on it.
         trust: Run the base's own code.
     """
     from actune.base.load import DTYPES, pick_dtype
@@ -164,7 +168,10 @@ def reckon(some: Any, settings: Settings, device: Any, trust: bool = False) -> l
         if kind == KINDS[0]:
             whole = once
         if kind == "bf16" and plan.narrows(these, some.config, device, DTYPES[KINDS[0]], whole.step.how, trust):
-            once, spared = (plan.rounded(whole, half, survey, some.config) for half in (once, spared))
+            both = [plan.rounded(whole, half, survey, some.config) for half in (once, spared)]
+            # A base that cannot be there in both forms at once can still be read in this one, if the user says so.
+            if min(need.bytes for need in both) <= there:
+                once, spared = both
         taken = memory.recomputes(once, these, once.step.how == "fast", device)
         for twice, need in ((False, once), (True, spared)):
             time = plan.seconds(count, survey, need, device, dtype)

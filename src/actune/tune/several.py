@@ -29,6 +29,11 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def sharded() -> str | None:
+    """Name what shares out the parts of a model among the processes; None where each holds the whole."""
+    return next((kind for name, kind in SHARDED.items() if os.environ.get(name, "").lower() in ("true", "1")), None)
+
+
 def refuse_sharded(device: torch.device) -> None:
     """Refuse to share out the parts of a model on a CPU.
 
@@ -40,7 +45,7 @@ def refuse_sharded(device: torch.device) -> None:
     Raises:
         UserError: It was launched so.
     """
-    kind = next((kind for name, kind in SHARDED.items() if os.environ.get(name, "").lower() in ("true", "1")), None)
+    kind = sharded()
     if kind is None or device.type != "cpu":
         return
     raise UserError(
