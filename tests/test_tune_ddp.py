@@ -40,7 +40,7 @@ FSDP2 = {
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
     "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
 }
-OPENED = str(Path(__file__).parent / "fsdp_child.py")
+OPENED, LITTLE = (str(Path(__file__).parent / name) for name in ("fsdp_child.py", "corpus_child.py"))
 
 
 def command(words: list[str], processes: int, program: Sequence[str]) -> list[str]:
@@ -149,6 +149,22 @@ def test_ctrl_c_ends_all_processes_at_the_same_step(here: Here, alone: Path) -> 
     assert resume.step_of(resume.checkpoints(here.folder / "stopped")[-1]) == last < 10
     ended(start([*words, "--resume"], 2))
     assert_same(here.folder / "stopped", alone)
+
+
+@pytest.mark.slow
+def test_a_practice_is_the_same_and_has_the_same_name_under_two_processes(here: Here, tmp_path: Path) -> None:
+    corpus, rows = tmp_path / "corpus", make_rows(ROWS)
+    corpus.mkdir()
+    write_rows(corpus / "en.jsonl", [row for row in rows if "饿" not in row.question])
+    write_rows(corpus / "zh.jsonl", [row for row in rows if "饿" in row.question])
+    found = []
+    for processes in (1, 2):
+        cache = tmp_path / f"cache-{processes}"
+        places = {"ACTUNE_CACHE": str(cache), "ACTUNE_TEST_CORPUS": str(corpus)}
+        assert "practised in" in ended(start(["practice", "--base", str(here.base)], processes, [LITTLE], **places))
+        found += list((cache / "practice").iterdir())
+    assert found[0].name == found[1].name
+    assert_same(*found)
 
 
 @pytest.mark.slow

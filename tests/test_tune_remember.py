@@ -69,6 +69,15 @@ def test_no_question_is_one_that_evaluations_ask() -> None:
     assert len(set(remember.questions())) == 192
 
 
+def test_answers_lie_in_one_block_for_between_logits_they_would_keep_gigabytes(base: Source) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    fmt = PromptFormat.for_rows((), tokenizer)
+    made = remember._answered(load_model(base.path), tokenizer, fmt, [[1, 2, 3], [4, 5], [6]])
+    assert len(made) == 3
+    assert len({one.logs.untyped_storage().data_ptr() for one in made}) == 1
+    assert len({one.ids.untyped_storage().data_ptr() for one in made}) == 1
+
+
 def test_a_base_is_at_no_distance_from_itself_and_answers_once(base: Source) -> None:
     model, first = known(base)
     _, again = known(base)
