@@ -110,8 +110,8 @@ def _answered(model: Any, tokenizer: Any, fmt: PromptFormat, prompts: Sequence[l
     lengths, kept = [len(text.answer) for text in texts], min(KEPT, model.config.get_text_config().vocab_size)
     # In one block. Laid down as they come, they would lie between the places of the logits, and glibc could not give
     # these out again: 20 MB for each answer of a base with 152 000 words, 4 GB in all.
-    ids = torch.empty(sum(lengths), kept, dtype=torch.long).split(lengths)
-    logs = torch.empty(sum(lengths), kept).split(lengths)
+    ids = torch.split(torch.empty(sum(lengths), kept, dtype=torch.long), lengths)
+    logs = torch.split(torch.empty(sum(lengths), kept), lengths)
     for batch in batches(texts, model):
         for index, logits in zip(batch, answer_logits(model, [texts[index] for index in batch]), strict=True):
             top = torch.log_softmax(logits, -1).topk(kept, -1)
