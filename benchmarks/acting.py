@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -141,7 +141,7 @@ def lifted(variant: Variant) -> Iterator[None]:
         augment.LIFTS, hold.WEIGHT, hold.TOLD = before
 
 
-def trained(name: str, variant: Variant, base: str, rows: Path, out: Path) -> str:
+def trained(name: str, variant: Variant, base: str, lang: Literal["en", "zh"], rows: Path, out: Path) -> str:
     """Train a variant, unless that is done; return what to load."""
     if variant.options is None:
         return base
@@ -149,7 +149,7 @@ def trained(name: str, variant: Variant, base: str, rows: Path, out: Path) -> st
     if not (run / WRITTEN_LAST).is_file():
         with lifted(variant):
             # A variant practises as it trains; what has practised so already is in the cache.
-            if variant.options.practice != "off" and practice(base=base):
+            if variant.options.practice != "off" and practice(base=base, language=lang):
                 raise KeyboardInterrupt
             status = train([rows], base=base, out=run, options=variant.options, resume=(run / "actune.json").is_file())
         if status:
@@ -247,7 +247,7 @@ def run(given: argparse.Namespace, out: Path, data: Data) -> None:
             print(f"the budget is spent; left: {name} and what follows")
             break
         start = time.monotonic()
-        place = trained(name, VARIANTS[name], given.base, rows, out)
+        place = trained(name, VARIANTS[name], given.base, given.lang, rows, out)
         middle = time.monotonic()
         answers = answered(place, data.asked[given.part], given.how)
         seconds = {"train": round(middle - start), "ask": round(time.monotonic() - middle)}

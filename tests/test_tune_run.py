@@ -106,6 +106,9 @@ def test_the_best_step_has_the_highest_f1_then_the_lowest_loss_then_comes_first(
 
     history = [{"step": 1, "loss": 0.1}, line(1, 0.2, 1.0), line(2, 0.4, 3.0), line(3, 0.4, 2.0), line(4, 0.4, 2.0)]
     assert metrics.best(history) == line(3, 0.4, 2.0)
+    # What is this little better is chance, and the loss decides.
+    assert metrics.best([line(1, 0.4 + metrics.TIE / 2, 2.0), line(2, 0.4, 1.5), line(3, 0.1, 1.0)])["step"] == 2
+    assert metrics.best([line(1, 0.4 + metrics.TIE * 2, 2.0), line(2, 0.4, 1.5)])["step"] == 1
     assert metrics.best(history[:1]) == {}
     # Where no row wants an action the loss decides alone.
     assert metrics.best([{"step": 1, "eval_loss": 0.7}, {"step": 2, "eval_loss": 0.6}])["step"] == 2

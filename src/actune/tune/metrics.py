@@ -13,6 +13,8 @@ METRICS, SAMPLES, PICTURE = "metrics.jsonl", "samples.jsonl", "loss.png"
 # Share of a run without a better validation after which it ends: the learning rate falls to 0 over a run, so what is
 # no better after half of it will not become so.
 PATIENCE = 0.5
+# Scores of some ten answered rows differ by so much by chance.
+TIE = 0.05
 
 
 def read_metrics(run: Path, name: str = METRICS) -> list[dict[str, Any]]:
@@ -49,7 +51,7 @@ def _written(line: dict[str, Any]) -> str:
 
 
 def best(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the best validation so far: the highest f1, then the lowest loss, then the earliest.
+    """Return the best validation so far: the highest f1 (within `TIE`), then the lowest loss, then the earliest.
 
     Args:
         history: Lines of the log; those without ``eval_loss`` do not count. Where no validation row wants an action
@@ -59,7 +61,9 @@ def best(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
         The line; empty without any.
     """
     lines = [line for line in history if "eval_loss" in line]
-    return max(lines, key=lambda line: (line.get("eval_f1", 0.0), -line["eval_loss"]), default={})
+    highest = max((line.get("eval_f1", 0.0) for line in lines), default=0.0)
+    level = [line for line in lines if line.get("eval_f1", 0.0) >= highest - TIE]
+    return min(level, key=lambda line: line["eval_loss"], default={})
 
 
 def ended(history: Sequence[dict[str, Any]], steps: int) -> bool:
