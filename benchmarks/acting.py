@@ -224,6 +224,7 @@ def main() -> None:
         "--how", choices=("used", "neutral", "free"), default="used", help="uncalibrated; unconstrained"
     )
     parser.add_argument("--budget", type=float, default=240, help="minutes after which nothing new is begun")
+    parser.add_argument("--limit", type=int, help="rows of the part asked, of each source by its share")
     parser.add_argument("--threads", type=int, help="of torch")
     given = parser.parse_args()
     if given.threads:
@@ -238,6 +239,10 @@ def run(given: argparse.Namespace, out: Path, data: Data) -> None:
     from actune.tune.run import write_rows
 
     begun, file, rows = time.monotonic(), out / "results.jsonl", out / "train.jsonl"
+    asked = data.asked[given.part]
+    if given.limit:
+        chosen = parted(asked, given.limit, lambda row: row.source, lambda row: row.id or row.question)
+        asked = [row for row, some in zip(asked, chosen, strict=True) if some]
     write_rows(rows, data.train)
     for name in filter(None, given.variants.split(",")):
         key = {"part": given.part, "name": name if given.how == "used" else f"{name} {given.how}"}
@@ -249,7 +254,7 @@ def run(given: argparse.Namespace, out: Path, data: Data) -> None:
         start = time.monotonic()
         place = trained(name, VARIANTS[name], given.base, given.lang, rows, out)
         middle = time.monotonic()
-        answers = answered(place, data.asked[given.part], given.how)
+        answers = answered(place, asked, given.how)
         seconds = {"train": round(middle - start), "ask": round(time.monotonic() - middle)}
         with file.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps({**key, "seconds": seconds, "rows": answers}, ensure_ascii=False) + "\n")
