@@ -140,6 +140,7 @@ def llama_8b(folder: Path, tokenizer: Path) -> Path:
         vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
         num_key_value_heads=8, max_position_embeddings=8192, rope_theta=500000.0, rms_norm_eps=1e-5,
         bos_token_id=None, eos_token_id=load_tokenizer(tokenizer).eos_token_id, tie_word_embeddings=False,
+        dtype="bfloat16",
     )  # fmt: skip
     config.save_pretrained(folder)
     load_tokenizer(tokenizer).save_pretrained(folder)
@@ -205,15 +206,16 @@ def test_a_base_that_is_rounded_is_there_twice_at_first(
     monkeypatch.setattr(proof, "LEAST_WIDTH", 1)
     tokenizer, rows = load_tokenizer(tiny_base), make_rows(9)
     config, cpu = AutoConfig.from_pretrained(tiny_base), torch.device("cpu")
-    plans = {}
-    for dtype in ("fp32", "auto"):
-        settings = settle(TrainOptions(epochs=1, dtype=dtype))
+    plans = []
+    for dtype, stored in (("fp32", torch.float32), ("auto", torch.float32), ("auto", torch.bfloat16)):
+        settings, config.dtype = settle(TrainOptions(epochs=1, dtype=dtype)), stored
         data = RowDataset(rows, tokenizer, PromptFormat.for_rows(rows, tokenizer), view_of(rows, settings, 1024))
-        plans[dtype] = make_plan(data, 0, settings, config, cpu, torch.float32)
-    whole, half = plans["fp32"].need, plans["auto"].need
+        plans.append(make_plan(data, 0, settings, config, cpu, torch.float32).need)
+    whole, half, read = plans
     assert half.step.weights * 2 == whole.step.weights
     assert not whole.begin
-    assert half.begin > 2 * whole.step.weights  # and its linear layers in joined matrices
+    assert half.begin > 2 * whole.step.weights  # mapped, and its linear layers in joined matrices
+    assert 1.5 * whole.step.weights < read.begin < half.begin  # read, and so nothing is left where it was joined from
     assert half.bytes >= half.begin + half.runtime
 
 

@@ -135,12 +135,13 @@ def make_plan(
         processes: Number of processes that share the rows.
         trust: Run the base's own code.
     """
+    stored = config.dtype  # building a model from it changes it
     count, found = counted(train, valid, settings, processes), survey(train, settings)
     once, spared = needs(found, settings, config, device, dtype, trust)
     if narrows(settings, config, device, dtype, once.step.how, trust):
         whole = once
         pair = needs(found, settings, config, device, torch.bfloat16, trust)
-        once, spared = (rounded(whole, half, found, config) for half in pair)
+        once, spared = (rounded(whole, half, found, config, stored) for half in pair)
     twice = memory.recomputes(once, settings, once.step.how == "fast", device)
     return Plan(count.rows, count.valid, count.steps, count.every, found, once, spared, twice)
 
@@ -180,7 +181,7 @@ def narrows(
     return left and bf16_pays(blank(config, settings, dtype, trust, most=1))
 
 
-def rounded(whole: Need, half: Need, found: Survey, config: Any) -> Need:
+def rounded(whole: Need, half: Need, found: Survey, config: Any, stored: torch.dtype | None) -> Need:
     """Reckon the memory of a training whose base is read in fp32, proved and rounded.
 
     Args:
@@ -188,13 +189,14 @@ def rounded(whole: Need, half: Need, found: Survey, config: Any) -> Need:
         half: What it needs in bf16, once it trains.
         found: Its rows in tokens.
         config: The base's.
+        stored: Its dtype in the file, as the configuration told before a model was built from it.
     """
     text, share = config.get_text_config(), min(1.0, ROWS / len(found.largest["input_ids"]))
     words = text.vocab_size * text.hidden_size * (1 if text.tie_word_embeddings else 2)
     held = whole.step.weights + half.step.weights
-    # While two rows are computed in bf16, the base is there in both forms, and its layers once more in joined matrices
-    # (`fast.linear.Joined`): what was joined is still mapped, or kept to go back to.
-    joined = held - words * (4 + 2)
+    # While two rows are computed in bf16, the base is there in both forms; and if its file is in fp32, its layers once
+    # more in joined matrices (`fast.linear.Joined`): what was joined is still mapped. Other files are read, not mapped.
+    joined = held - words * (4 + 2) if stored in (None, torch.float32) else 0
     rows = round(share * (half.step.activations + half.step.logits))
     return replace(half, begin=held + joined + half.adapter + half.optimiser + rows)
 

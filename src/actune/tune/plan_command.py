@@ -157,7 +157,7 @@ def reckon(some: Any, settings: Settings, device: Any, there: int, trust: bool =
     from actune.base.load import DTYPES, pick_dtype
     from actune.tune import memory, plan
 
-    ways = list[Way]()
+    ways, stored = list[Way](), some.config.dtype
     survey = plan.survey(some.train, settings)
     count = plan.counted(some.train, len(some.valid), settings)
     for kind in KINDS:
@@ -168,7 +168,7 @@ def reckon(some: Any, settings: Settings, device: Any, there: int, trust: bool =
         if kind == KINDS[0]:
             whole = once
         if kind == "bf16" and plan.narrows(these, some.config, device, DTYPES[KINDS[0]], whole.step.how, trust):
-            both = [plan.rounded(whole, half, survey, some.config) for half in (once, spared)]
+            both = [plan.rounded(whole, half, survey, some.config, stored) for half in (once, spared)]
             # A base that cannot be there in both forms at once can still be read in this one, if the user says so.
             if min(need.bytes for need in both) <= there:
                 once, spared = both
