@@ -20,9 +20,10 @@ from actune.export.command import export
 from actune.export.gguf import make_gguf
 from actune.export.llama import compare_looks
 from actune.export.parity import BLOCKS, compare, look
+from actune.script.acting import Acting
 from actune.tune.command import train
 from actune.tune.options import TrainOptions
-from actune.tune.run import write_rows
+from actune.tune.run import read_manifest, write_manifest, write_rows
 from conftest import make_rows
 
 
@@ -46,6 +47,7 @@ def test_peft_is_the_adapter_that_every_tool_loads(run: Path, tiny_base: Path, t
     ids = torch.tensor([ours.prompt_ids("饿了", ("a", "b"))])
     with torch.no_grad():
         assert torch.equal(model.eval()(ids).logits, ours.local.model(ids).logits)
+    assert "merged" not in (out / "README.md").read_text(encoding="utf-8")
     config = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == str(tiny_base)  # the name it was given
     assert load_actor(out).prompt_ids("饿了", ("a", "b")) == ids[0].tolist()
@@ -64,6 +66,19 @@ def test_vllm_gets_our_prompt_and_our_constraint(run: Path, tmp_path: Path) -> N
     again = tmp_path / "again"
     assert export(out / "model", to="vllm", out=again) == 0  # a merged folder will do
     assert (again / "request.json").read_bytes() == (out / "request.json").read_bytes()
+
+
+def test_what_does_not_hold_elsewhere_is_said_and_stored(run: Path, tmp_path: Path, capsys) -> None:
+    def told(name: str) -> str:
+        assert export(run, to="vllm", out=tmp_path / name) == 0
+        return "\n".join(line for line in capsys.readouterr().out.splitlines() if line.startswith("vllm: "))
+
+    write_manifest(run, replace(read_manifest(run), acting={}))
+    assert told("neutral") == "vllm: a tag cut off by the budget is dropped and counted"
+    write_manifest(run, replace(read_manifest(run), acting=Acting(bias=1.0).to_dict()))
+    lost = "the run's act threshold and calibrated choice are not applied"
+    assert lost in told("biased")
+    assert f"* {lost}" in (tmp_path / "biased" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_base_is_no_run(tiny_base: Path, tmp_path: Path) -> None:

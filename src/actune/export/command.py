@@ -42,7 +42,15 @@ def export(
     from actune.export.case import read_case
     from actune.export.make import make
     from actune.export.staging import staging
-    from actune.export.targets import check_merged, is_run, write_gguf, write_ollama, write_peft, write_vllm
+    from actune.export.targets import (
+        check_merged,
+        is_run,
+        tell_losses,
+        write_gguf,
+        write_ollama,
+        write_peft,
+        write_vllm,
+    )
 
     if to in ("gguf", "ollama"):
         need_llama(f"--to {to}")
@@ -62,5 +70,6 @@ def export(
                 proof = write_gguf(model, staged, dtype, device, trust_remote_code)
                 if to == "ollama":
                     write_ollama(model, staged, proof)
+            tell_losses(model, staged, to)
     print(either(f"done: {out}", f"完成: {out}"))
     return 0

@@ -80,24 +80,37 @@ def write_rest(run: Path, base: Path, out: Path, manifest: Manifest, tokenizer: 
     write_whole(out / "README.md", card(manifest))
 
 
-def card(manifest: Manifest) -> str:
-    """Write the model card."""
+def card(manifest: Manifest, apart: bool = False) -> str:
+    """Write the model card.
+
+    Args:
+        manifest: Of the run.
+        apart: The folder holds the adapter alone.
+    """
     base, data = manifest.base, manifest.data
     system = manifest.prompt["template"].replace(SLOT, "- A\n- B")
+    rows, name, digest = data.get("rows", "?"), base["id"], base["sha256"]
+    if apart:
+        made = f"""Made with actune: a LoRA adapter, trained on {rows} dialogues, for `{name}` (sha256 of its weights
+{digest}), whose licence and terms apply.
+
+由 actune 制作: 在 {rows} 段对话上为 `{name}` 训练的 LoRA 适配器; 须遵守基座的许可与条款。"""
+    else:
+        made = f"""Made with actune: LoRA on {rows} dialogues, merged into the weights of
+`{name}` (sha256 of its weights {digest}). The weights were modified; the base's licence and terms
+apply, and their texts lie beside this file. `actune.json` says how it was made and how equal the merge is.
+
+由 actune 制作: 在 {rows} 段对话上训练 LoRA 并合并进 `{name}` 的权重。权重已被修改;
+须遵守基座的许可与条款, 其文本与本文件放在一起。"""
     return f"""---
-base_model: {json.dumps(base["id"], ensure_ascii=False)}
-library_name: transformers
+base_model: {json.dumps(name, ensure_ascii=False)}
+library_name: {"peft" if apart else "transformers"}
 pipeline_tag: text-generation
 tags: [actune]
 ---
-# {base["id"]}, tuned to act
+# {name}, tuned to act
 
-Made with actune: LoRA on {data.get("rows", "?")} dialogues, merged into the weights of
-`{base["id"]}` (sha256 of its weights {base["sha256"]}). The weights were modified; the base's licence and terms
-apply, and their texts lie beside this file. `actune.json` says how it was made and how equal the merge is.
-
-由 actune 制作: 在 {data.get("rows", "?")} 段对话上训练 LoRA 并合并进 `{base["id"]}` 的权重。权重已被修改;
-须遵守基座的许可与条款, 其文本与本文件放在一起。
+{made}
 
 The model answers with text and with actions, `<&NAME&>`, out of a list that stands in the system text:
 

@@ -15,6 +15,7 @@ from actune.actor import Actor, load_actor
 from actune.base.load import load_tokenizer
 from actune.data.load import load_rows
 from actune.data.rows import Row
+from actune.engine.protocol import Supports
 from actune.errors import UserError, either
 from actune.export.case import Case
 from actune.export.folder import card
@@ -23,10 +24,17 @@ from actune.export.llama import compare_looks
 from actune.export.ollama import check_pieces, modelfile, read_pieces
 from actune.export.parity import BLOCKS, ELSEWHERE, ROUNDED, compare, look, show
 from actune.found import ADAPTER
+from actune.script.acting import Acting
 from actune.script.formats import structural_tag
 from actune.tune.run import MANIFEST, PARITY, read_manifest, write_manifest, write_whole
 
 MOST_CONTEXT = 4096
+# By the form of the export: what programs that read it can do, where the constraint is sent with each request.
+READERS = {
+    "gguf": Supports(closing=False, acting=False),
+    "ollama": Supports(constraint=False, closing=False, acting=False),
+    "vllm": Supports(closing=False, acting=False),
+}
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,23 @@ def write_vllm(model: Path, out: Path, trust_remote_code: bool) -> None:
     )
 
 
+def tell_losses(model: Path, out: Path, to: str) -> None:
+    """Print, and write into the README, what of the run does not hold in the programs that this is for.
+
+    Args:
+        model: The merged folder.
+        out: The export, with its README.
+        to: Its form.
+    """
+    losses = READERS[to].losses(not Acting.from_dict(read_manifest(model).acting).neutral)
+    for loss in losses:
+        print(f"{to}: {loss}")
+    readme = out / "README.md"
+    lines = "\n".join(f"* {loss}" for loss in losses)
+    title = either("What does not hold here, unlike in actune", "与在 actune 中不同, 此处不成立的")
+    write_whole(readme, f"{readme.read_text(encoding='utf-8')}\n## {title}\n{lines}\n")
+
+
 def write_peft(case: Case, out: Path) -> None:
     """Write the adapter alone, with its tokenizer and prompt."""
     for file in case.folder.glob("adapter_*"):
@@ -163,7 +188,7 @@ def write_peft(case: Case, out: Path) -> None:
     case.tokenizer().save_pretrained(out)
     shutil.copyfile(case.top / PARITY, out / PARITY)
     write_manifest(out, case.manifest)
-    write_whole(out / "README.md", card(case.manifest))
+    write_whole(out / "README.md", card(case.manifest, apart=True))
 
 
 def _write_json(file: Path, content: Any) -> None:
