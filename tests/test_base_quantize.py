@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import accelerate
@@ -71,6 +73,13 @@ def test_without_our_guard_this_cpu_would_be_trapped(wide_base: Path, monkeypatc
     apart, learns = no_harm(wide_base)
     assert apart > 1
     assert not learns
+
+
+@pytest.mark.skipif(not bitsandbytes.functional.has_avx512bf16(), reason="this CPU has no AVX512-BF16")
+def test_nobody_is_told_to_install_what_fetches_code() -> None:
+    done = subprocess.run([sys.executable, "-c", "import actune, bitsandbytes"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "kernels" not in done.stderr
 
 
 def test_every_module_is_disarmed_after_our_load(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ Importing the package needs no torch; ``actune.load`` brings it in when called.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from actune.actor import Actor
 
 __version__ = "0.1.0"
+
+# Where it is installed, peft imports bitsandbytes, which on CPUs with AVX512-BF16 asks for a package that would fetch
+# code from a hub: a kernel for repacked weights, and `base.quantize.disarm` keeps them from being repacked.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def load(run: str | Path, **options: object) -> Actor:
