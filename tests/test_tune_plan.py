@@ -108,6 +108,16 @@ def test_computing_twice_bf16_and_fewer_bits_each_take_less(tiny_base: Path, bat
     assert four.weights < eight.weights < once.weights
 
 
+def test_in_eight_bits_the_plain_path_is_planned_which_training_takes(
+    tiny_base: Path, batch: dict[str, torch.Tensor]
+) -> None:
+    config = AutoConfig.from_pretrained(tiny_base)
+    how = {
+        kind: rehearse(config, batch, replace(settle(), quantize=kind), torch.float32).how for kind in ("8bit", "4bit")
+    }
+    assert how == {"8bit": "plain", "4bit": "fast"}
+
+
 def test_experts_are_planned_too(batch: dict[str, torch.Tensor]) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = Qwen3MoeConfig(
