@@ -33,7 +33,7 @@ from actune.evaluate.bootstrap import Estimate, Resampled
 from actune.script.events import Act
 from actune.script.parser import parse
 from actune.script.score import Outcome, tally
-from actune.tune import hold, split
+from actune.tune import corpus, hold, split
 from actune.tune.command import WRITTEN_LAST, train
 from actune.tune.options import TrainOptions
 from actune.tune.practice import practice
@@ -67,10 +67,6 @@ VARIANTS = {
     "base": Variant(None),
     "simple": Variant(SIMPLE, frozenset()),
     "practice": Variant(PRACTISED, frozenset()),
-    "simple 4 epochs": Variant(replace(SIMPLE, epochs=4), frozenset()),
-    "practice 4 epochs": Variant(replace(PRACTISED, epochs=4), frozenset()),
-    "practice lr/2": Variant(replace(PRACTISED, lr=2.5e-4), frozenset()),
-    "practice lr/4": Variant(replace(PRACTISED, lr=1.25e-4), frozenset()),
     **{f"practice +{lift}": Variant(PRACTISED, frozenset({lift})) for lift in sorted(augment.ALL_LIFTS)},
     "practice -told": Variant(PRACTISED, frozenset(), told=0),
     "practice +all": Variant(PRACTISED, augment.ALL_LIFTS),
@@ -117,7 +113,10 @@ def read(table: Path, public: Path, more: Path | None, lang: str) -> Data:
     others = load_rows([public])
     first = list(parted(others, CHOOSING, lambda row: row.source, lambda row: row.id))
     here = [(row, chosen) for row, chosen in zip(others, first, strict=True) if row.lang == lang]
-    unseen = [replace(row, source="unpractised") for row in (load_rows([more]) if more else ())]
+    # Those with lists that were not practised either, trainings calibrate on.
+    known = {row.question for row in corpus.unseen({"folder": str(more.parent)}, lang)} if more else set()
+    kept = [row for row in (load_rows([more]) if more else ()) if row.question not in known]
+    unseen = [replace(row, source="unpractised") for row in kept]
     hold_out = [replace(row, source="hold-out") for row, out in zip(own, held, strict=True) if out]
     return Data(
         [row for row, out in zip(own, held, strict=True) if not out],
@@ -216,7 +215,7 @@ def main() -> None:
     parser.add_argument("--base", default="smollm2")
     parser.add_argument("--lang", choices=("en", "zh"), default="en")
     parser.add_argument("--public", type=Path, required=True, help="choice rows of other people")
-    parser.add_argument("--more", type=Path, help="valid.jsonl of the practice: not trained on, but calibrated on")
+    parser.add_argument("--more", type=Path, help="valid.jsonl of the practice; what is calibrated on is left out")
     parser.add_argument("--out", type=Path, default=Path("runs/acting"))
     parser.add_argument("--part", choices=("choosing", "reporting"), default="choosing")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names, separated by commas: %(default)s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from actune.channel import channel_of
 from actune.engine.local import LocalEngine, Request
 from actune.engine.slots import kept, seeded
 from actune.engine.tree import Tree, grow, score
+from actune.errors import UserError
 from actune.script.acting import Acting, Trace
 from actune.script.events import Act, Fault
 from actune.script.parser import parse
@@ -291,3 +293,14 @@ def test_fuzz_no_unlisted_action_and_no_open_tag_at_any_budget(seed):
         assert request.acting.most is None or len(names) <= request.acting.most
         assert request.acting.repeats or len(names) == len(set(names)) or len(request.names) > 128
     assert found > 10
+
+
+def test_numbers_of_an_older_run_are_read_and_what_is_gone_is_said(caplog):
+    old = {"bias": -0.5, "contrast": 0.0, "fit": None, "gamma": 0.5, "repeats": False}
+    assert Acting.from_dict(old) == Acting(bias=-0.5, gamma=0.5, repeats=False)
+    assert not caplog.records
+    assert Acting.from_dict(old | {"fit": 0.3}) == Acting(bias=-0.5, gamma=0.5, repeats=False)
+    assert "'fit': 0.3" in caplog.text
+    for wrong in ({"newer": 1.0}, {"gate": math.inf}):
+        with pytest.raises(UserError, match="acting"):
+            Acting.from_dict(old | wrong)
