@@ -18,7 +18,7 @@ from actune.data.rows import Row, Turn
 from actune.script.catalogue import catalogue
 from conftest import make_rows
 
-POOL = Stock(("做饭-炒冬瓜", "light-dim", "a b", "c/d", "e,f", "跳舞-华尔兹"), {}, ())
+POOL = Stock(tuple(sorted(("做饭-炒冬瓜", "light-dim", "a b", "c/d", "e,f", "跳舞-华尔兹"))), {}, ())
 ROWS = make_rows(12)
 
 
@@ -50,6 +50,14 @@ def test_lists_grow_and_shrink_and_one_unused_action_stays() -> None:
 def test_a_row_that_does_not_act_gets_no_foreign_action() -> None:
     row = Row(actions=("a", "b", "c"), question="Who are you?", script="I am me.")
     assert all(set(augment(row, POOL, epoch, 0, 1, True).actions) <= set(row.actions) for epoch in range(100))
+
+
+@given(st.lists(st.sampled_from("abcdefgxyz"), unique=True), st.integers(0, 999))
+def test_others_are_drawn_from_all_names_that_are_not_listed(listed: list[str], seed: int) -> None:
+    pool = tuple("abcdefgh")
+    draw, left = random.Random(seed), sorted(set(pool) - set(listed))
+    wanted = draw.sample(left, min(len(left), draw.randint(0, room.MOST_ADDED)))
+    assert room._others(listed, set(), pool, random.Random(seed)) == wanted
 
 
 def test_an_empty_list_stays_empty() -> None:
