@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ACTUNE_LANG", "en")
+
+_CACHE = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what is remembered of tiny bases out of the user's cache; pulled bases are read from there."""
+    if "ACTUNE_CACHE" in os.environ:
+        return  # Workers inherit it.
+    from actune.base.cache import cache_folder
+
+    folder = Path(tempfile.mkdtemp(prefix="actune-tests-"))
+    (folder / "bases").symlink_to(cache_folder() / "bases")
+    config.stash[_CACHE] = folder
+    os.environ["ACTUNE_CACHE"] = str(folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove that cache."""
+    if _CACHE in config.stash:
+        shutil.rmtree(config.stash[_CACHE])
+        del os.environ["ACTUNE_CACHE"]
+
 
 NAMES = (
     "做饭-炒冬瓜",
