@@ -177,7 +177,9 @@ def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
         console.print(either(f"going on from {at}", f"继续: {at}"), highlight=False)
     trainer, over = _train(prepared, model, size, newest, out, console)
     if not over:
-        console.print(either("Interrupted. Go on: the same command with --resume", "已中断。继续: 同一命令加 --resume"))
+        # A practice goes on by itself.
+        more = ("", "") if settings.recipe == practice.SETTINGS.recipe else (" with --resume", "加 --resume")
+        console.print(either(f"Interrupted. Go on: the same command{more[0]}", f"已中断。继续: 同一命令{more[1]}"))
         return 130
     finish.finish(prepared, trainer, size.steps, out, console, main)
     console.print(either(f"done: {out}", f"完成: {out}"), markup=False, highlight=False)
