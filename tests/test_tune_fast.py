@@ -157,6 +157,16 @@ def test_a_pack_holds_no_padding_and_the_beginning_once(tiny_tokenizer_folder: P
         assert shared.position_ids[0, place.begin] == shared.shared
 
 
+def test_a_line_that_is_filled_up_gives_the_same(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer_folder: Path) -> None:
+    batch = batch_of(tiny_tokenizer_folder, 3)
+    bare, filled = pack(batch, True), pack(batch, True, 64)
+    assert bare.input_ids.shape[1] % 64
+    assert filled.input_ids.shape[1] % 64 == 0
+    assert torch.equal(bare.kept, filled.kept)
+    monkeypatch.setattr(FastPath, "_multiple", 64)
+    assert_same(tuned(KINDS["gemma3"]), batch)
+
+
 def test_the_head_by_chunks_is_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "MOST_LOGITS", 100)
     torch.manual_seed(0)

@@ -67,12 +67,13 @@ class Pack:
         return replace(self, input_ids=ids, position_ids=positions, kept=kept, targets=targets, masks={})
 
 
-def pack(batch: Mapping[str, torch.Tensor], share: bool) -> Pack:
+def pack(batch: Mapping[str, torch.Tensor], share: bool, multiple: int = 1) -> Pack:
     """Pack a padded batch.
 
     Args:
         batch: As `dataset.collate` makes it.
         share: Let rows share their common beginnings. With dropout each row draws its own: then they cannot.
+        multiple: Fill the line up to a multiple of so many tokens, with a row of which nothing is trained.
     """
     lengths = batch["attention_mask"].sum(1).tolist()
     ids = [row[:length] for row, length in zip(batch["input_ids"].tolist(), lengths, strict=True)]
@@ -96,6 +97,10 @@ def pack(batch: Mapping[str, torch.Tensor], share: bool) -> Pack:
             # Position i predicts the token at i + 1; the last one predicts none. The very first has no place before.
             at = [place for place in range(1, length) if labels[member][place] != IGNORE]
             trained[member] = [begin + place - 1 - shared for place in at], [labels[member][place] for place in at]
+    if filler := -len(line) % multiple:
+        rows.append(Row(len(line), len(line) + filler))
+        line += [0] * filler
+        places += range(filler)
     device = batch["input_ids"].device
     whole = [[number for member in range(len(ids)) for number in trained[member][side]] for side in (0, 1)]
     tensors = [torch.tensor(numbers, dtype=torch.long, device=device) for numbers in (line, places, *whole)]

@@ -13,6 +13,9 @@ from actune.tune import hold
 from actune.tune.fast import attention, blocks, head, linear, norm
 from actune.tune.fast.pack import Pack, pack
 
+# A twentieth of a step went into kernels for lengths that no step before had.
+LENGTHS = 64
+
 
 class FastPath:
     """A model's fast path.
@@ -99,8 +102,13 @@ class FastPath:
         Raises:
             CannotPack: The architecture does not fit.
         """
-        rows = pack(batch, share=not (self.drops and self.model.training))
+        rows = pack(batch, not (self.drops and self.model.training), self._multiple)
         return self.loss_of(model, rows, batch), len(rows.targets) - hold.remembered(batch)
+
+    @property
+    def _multiple(self) -> int:
+        """What lengths are a multiple of. oneDNN, which multiplies bf16 on CPUs, builds a kernel for each new one."""
+        return LENGTHS if self.model.dtype == torch.bfloat16 and self.model.device.type == "cpu" else 1
 
     def loss_of(self, model: Any, rows: Pack, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Compute the summed loss of rows that are packed; asks no tensor for its values."""
