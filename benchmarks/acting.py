@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,16 @@ CHOOSING, HOLD_OUT, MOST_TOKENS, BATCH, CHUNK, SEED = 240, 0.2, 64, 16, 64, 1
 OWN = ("hold-out", "unpractised")
 SHOWN = ("f1", "precision", "recall", "exact_act", "none_right", "order", "repeat", "valid")
 FOLDER = str.maketrans({" ": "-", "/": "over", "*": "x"})
+# What an actor is asked without: all that calibration set, the constraint, or one of the lifts of decoding.
+HOWS: dict[str, dict[str, Any]] = {
+    "used": {},
+    "neutral": {},
+    "free": {},
+    "-gate": {"gate": None},
+    "-channel": {"channel": 0.0, "heard": 0.0},
+    "-gamma": {"gamma": 0.0},
+    "-stop": {"repeats": True},
+}
 SIMPLE = TrainOptions(practice="off")
 PRACTISED = TrainOptions(practice="on")
 
@@ -159,10 +170,9 @@ def trained(name: str, variant: Variant, base: str, lang: Literal["en", "zh"], r
 
 
 def answered(run: str, rows: Sequence[Row], how: str) -> list[dict[str, Any]]:
-    """Answer rows as a user would be, or `neutral` (uncalibrated) or `free`; give each row's part of every score."""
+    """Answer rows as a user would be, or without one of `HOWS`; give each row's part of every score."""
     actor = load_actor(run, free=how == "free")
-    if how == "neutral":
-        actor.acting = None
+    actor.acting = None if how == "neutral" or actor.acting is None else replace(actor.acting, **HOWS[how])
     requests = [
         actor.request(row.question, row.actions, row.history, row.system, max_tokens=MOST_TOKENS) for row in rows
     ]
@@ -205,7 +215,7 @@ def show(done: Sequence[dict[str, Any]], part: str) -> None:
         for name, one in sample.items():
             values = one.estimates()
             row = f"{name:28}" + "".join(" " + told(values[metric]) for metric in SHOWN)
-            way = next((f" {how}" for how in ("neutral", "free") if name.endswith(f" {how}")), "")
+            way = next((f" {how}" for how in HOWS if name.endswith(f" {how}")), "")
             simple = sample.get(f"simple{way}")
             print(row + (" " + told(one.minus(simple)["f1"]) if simple else ""))
 
@@ -219,13 +229,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/acting"))
     parser.add_argument("--part", choices=("choosing", "reporting"), default="choosing")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names, separated by commas: %(default)s")
-    parser.add_argument(
-        "--how", choices=("used", "neutral", "free"), default="used", help="uncalibrated; unconstrained"
-    )
+    parser.add_argument("--how", default="used", help=f"names, separated by commas, of {', '.join(HOWS)}: %(default)s")
     parser.add_argument("--budget", type=float, default=240, help="minutes after which nothing new is begun")
     parser.add_argument("--limit", type=int, help="rows of the part asked, of each source by its share")
     parser.add_argument("--threads", type=int, help="of torch")
     given = parser.parse_args()
+    if unknown := set(given.how.split(",")) - HOWS.keys():
+        parser.error(f"--how: {', '.join(unknown)} is none of {', '.join(HOWS)}")
     if given.threads:
         torch.set_num_threads(given.threads)
     out = given.out / f"{Path(given.base).name}-{given.lang}"
@@ -243,8 +253,8 @@ def run(given: argparse.Namespace, out: Path, data: Data) -> None:
         chosen = parted(asked, given.limit, lambda row: row.source, lambda row: row.id or row.question)
         asked = [row for row, some in zip(asked, chosen, strict=True) if some]
     write_rows(rows, data.train)
-    for name in filter(None, given.variants.split(",")):
-        key = {"part": given.part, "name": name if given.how == "used" else f"{name} {given.how}"}
+    for name, how in product(filter(None, given.variants.split(",")), given.how.split(",")):
+        key = {"part": given.part, "name": name if how == "used" else f"{name} {how}"}
         if any(line.items() >= key.items() for line in results(file)):
             continue
         if time.monotonic() - begun > 60 * given.budget:
@@ -253,7 +263,7 @@ def run(given: argparse.Namespace, out: Path, data: Data) -> None:
         start = time.monotonic()
         place = trained(name, VARIANTS[name], given.base, given.lang, rows, out)
         middle = time.monotonic()
-        answers = answered(place, asked, given.how)
+        answers = answered(place, asked, how)
         seconds = {"train": round(middle - start), "ask": round(time.monotonic() - middle)}
         with file.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps({**key, "seconds": seconds, "rows": answers}, ensure_ascii=False) + "\n")
