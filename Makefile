@@ -10,8 +10,10 @@ PY := .venv/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve]'
 	touch $@
 
+# xgrammar asks for triton, 1 GB of compilers for GPUs, which our tests do without: the rest of its needs is in `dev`.
 .venv/ready: .venv/used
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps 'xgrammar>=0.2.8'
 	touch $@
 
 demo: .venv/used

@@ -25,7 +25,7 @@ from actune.script.parser import parse
 from actune.script.vocabulary import Vocabulary
 from script_tools import Dice, byte_fallback, byte_level, names_of
 
-xgrammar = pytest.importorskip("xgrammar")
+xgrammar = pytest.importorskip("xgrammar", reason="xgrammar is not installed (make install)")
 llg_hf = pytest.importorskip("llguidance.hf")
 llg_torch = pytest.importorskip("llguidance.torch")
 LLMatcher = pytest.importorskip("llguidance").LLMatcher
