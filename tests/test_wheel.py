@@ -28,15 +28,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `actune` of a fresh environment, which borrows all other packages from this one."""
-    folder = tmp_path_factory.mktemp("fresh")
+    """The `actune` of a fresh environment, from the wheel."""
+    (wheel,) = built.glob("*.whl")
+    return install(wheel, tmp_path_factory.mktemp("fresh"))
+
+
+def install(archive: Path, folder: Path) -> Path:
+    """Install into a fresh environment, which borrows all other packages from this one; give its `actune`."""
     venv.create(folder, with_pip=False)
     (packages,) = folder.glob("lib/python*/site-packages")
     # A line with a folder adds it behind; .pth files in there (this checkout's own) are not obeyed.
     (packages / "borrowed.pth").write_text("\n".join(site.getsitepackages()), encoding="utf-8")
-    (wheel,) = built.glob("*.whl")
     command = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install", "--no-deps", "--quiet"]
-    subprocess.run([*command, "--ignore-installed", str(wheel)], check=True)
+    subprocess.run([*command, "--no-build-isolation", "--ignore-installed", str(archive)], check=True)
     return folder / "bin" / "actune"
 
 
@@ -65,6 +69,11 @@ def test_archives_hold_what_a_user_needs_and_nothing_big(built: Path) -> None:
 def test_it_is_the_installed_one_that_runs(installed: Path, tmp_path: Path) -> None:
     place = run(installed.parent / "python", "-c", "import actune; print(actune.__file__)", cwd=tmp_path)
     assert Path(place.strip()).is_relative_to(installed.parent.parent)
+
+
+def test_the_source_archive_can_be_installed_too(built: Path, tmp_path: Path) -> None:
+    (source,) = built.glob("*.tar.gz")
+    assert "train" in run(install(source, tmp_path / "fresh"), "--help", cwd=tmp_path)
 
 
 def test_help_and_check(installed: Path, tmp_path: Path) -> None:
