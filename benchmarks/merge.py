@@ -3,11 +3,11 @@
     python benchmarks/merge.py --base smollm2 --lang en --out runs/merge --limit 24
 
 Can be interrupted and run again: what is done is skipped. Rows: `examples/actions_LANG.csv`, `--limit` of them held
-out, of each kind its share. Where the base has practised, the trainings start from there. All three see the same rows
-in the same order and compute in fp32, so that only the base's grid differs. Scores are of greedy, constrained answers
-to the held-out rows. Beside them: how often the model likes the same token best as the one that was trained (live,
-adapter apart, its base on its grid), over the tokens of the held-out references, and how far its distribution is from
-that one's.
+out, of each kind its share. Where the base has practised, the trainings start from there, unless `--practice off`. All
+three see the same rows in the same order and compute in fp32, so that only the base's grid differs. Scores are of
+greedy, constrained answers to the held-out rows. Beside them: how often the model likes the same token best as the one
+that was trained (live, adapter apart, its base on its grid), over the tokens of the held-out references, and how far
+its distribution is from that one's.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def trained(kind: str, given: argparse.Namespace, rows: Path) -> Path:
     run: Path = given.out / f"run-{kind}"
     if not (run / WRITTEN_LAST).is_file():
         # Nothing is chosen or calibrated on rows: the same steps for all.
-        options = TrainOptions(epochs=given.epochs, valid=0.0, seed=SEED, dtype="fp32", quantize=KINDS[kind])  # type: ignore[arg-type]
+        chosen = {"epochs": given.epochs, "practice": given.practice, "quantize": KINDS[kind]}
+        options = TrainOptions(**chosen, valid=0.0, seed=SEED, dtype="fp32")
         if train([rows], base=given.base, out=run, options=options, resume=(run / MANIFEST).is_file()):
             raise KeyboardInterrupt
         for checkpoint in run.glob("checkpoint-*"):
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--lang", choices=("en", "zh"), default="en")
     parser.add_argument("--out", type=Path, default=Path("runs/merge"))
     parser.add_argument("--epochs", type=int, help="of the recipe, where it is not given")
+    parser.add_argument("--practice", choices=("on", "off"), help="[on if the base has practised]")
     parser.add_argument("--limit", type=int, default=24, help="rows held out, and scored")
     parser.add_argument("--kinds", default=",".join(KINDS), help="of bases, separated by commas: %(default)s")
     given = parser.parse_args()
