@@ -17,7 +17,7 @@ from actune.base.rates import Rates
 from actune.cli import app
 from actune.errors import UserError
 from actune.prompt import PromptFormat
-from actune.tune import memory
+from actune.tune import finish, memory
 from actune.tune.command import train
 from actune.tune.dataset import RowDataset, collate, view_of
 from actune.tune.fast import proof
@@ -238,6 +238,23 @@ def test_a_hopeless_training_ends_before_anything_is_loaded(
     monkeypatch.setattr("actune.tune.prepare.load_model", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(UserError, match="actune plan"):
         train([table], base=str(tiny_base), out=tmp_path / "run", options=TrainOptions(epochs=1))
+
+
+@pytest.mark.parametrize(("slack", "dtype"), [(memory.SLACK, torch.float32), (0.0, torch.bfloat16)])
+def test_a_base_in_bf16_is_widened_at_the_end_only_where_there_is_room(
+    slack: float, dtype: torch.dtype, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, seen, whole = tmp_path / "rows.jsonl", [], finish.calibrate
+    write_rows(table, make_rows(24))
+
+    def watched(engine, *more):
+        seen.append(engine.model.dtype)
+        return whole(engine, *more)
+
+    monkeypatch.setattr(finish, "calibrate", watched)
+    monkeypatch.setattr(memory, "SLACK", slack)  # none of the memory may be taken
+    assert train([table], base=str(tiny_base), out=tmp_path / "run", options=TrainOptions(epochs=1, dtype="bf16")) == 0
+    assert seen == [dtype]
 
 
 def test_layers_are_computed_twice_where_memory_asks_for_it_and_the_result_is_the_same(

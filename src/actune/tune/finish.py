@@ -17,7 +17,7 @@ from actune.base.load import pick_dtype
 from actune.base.quantize import is_quantized
 from actune.errors import either
 from actune.script.acting import Acting
-from actune.tune import corpus, guards, metrics, practice, resume, several
+from actune.tune import corpus, guards, memory, metrics, practice, resume, several
 from actune.tune.calibrate import MOST_ROWS, calibrate
 from actune.tune.command import WRITTEN_LAST
 from actune.tune.dataset import collate
@@ -94,7 +94,7 @@ def _calibrated(prepared: Prepared, trainer: RowTrainer) -> tuple[Acting, dict[s
     # As in use: in its dtype, folded into the weights, unless that would round the adapter away.
     folded = not is_quantized(model)
     if folded and pick_dtype(model.device) == torch.float32:
-        model.float()
+        folded = memory.widened(model)
     engine = engine_for(model.eval(), prepared.train)
     if folded:
         model.merge_adapter()
