@@ -123,6 +123,11 @@ def widened(model: Any) -> bool:
     return True
 
 
+def fits(found: Need, device: torch.device) -> bool:
+    """Tell whether a training has a chance on this device."""
+    return found.bytes * SLACK <= free(device)
+
+
 def refuse_hopeless(found: Need, spared: Need, device: torch.device) -> None:
     """Stop a run that cannot end well, before anything is loaded.
 
@@ -134,9 +139,9 @@ def refuse_hopeless(found: Need, spared: Need, device: torch.device) -> None:
     Raises:
         UserError: Even that is more than there is.
     """
-    there = free(device)
-    if min(found.bytes, spared.bytes) * SLACK <= there:
+    if fits(found, device) or fits(spared, device):
         return
+    there = free(device)
     least, most = sorted((spared.bytes / 1e9, found.bytes / 1e9))
     raise UserError(
         either("memory", "内存"),

@@ -68,7 +68,7 @@ class Plan(Count):
     Args:
         survey: Its rows in tokens.
         need: Memory if layers are computed once.
-        spared: Memory if they are computed twice.
+        spared: Memory if they are computed twice; the same where that is not asked for.
         twice: They will be.
     """
 
@@ -137,12 +137,16 @@ def make_plan(
     """
     stored = config.dtype  # building a model from it changes it
     count, found = counted(train, valid, settings, processes), survey(train, settings)
-    once, spared = needs(found, settings, config, device, dtype, trust)
-    if narrows(settings, config, device, dtype, once.step.how, trust):
-        whole = once
-        pair = needs(found, settings, config, device, torch.bfloat16, trust)
-        once, spared = (rounded(whole, half, found, config, stored) for half in pair)
-    twice = memory.recomputes(once, settings, once.step.how == "fast", device)
+    once = whole = needed(found, settings, config, device, dtype, trust)
+    narrow = narrows(settings, config, device, dtype, once.step.how, trust)
+    if narrow:
+        dtype = torch.bfloat16
+        once = rounded(whole, needed(found, settings, config, device, dtype, trust), found, config, stored)
+    twice, spared = memory.recomputes(once, settings, once.step.how == "fast", device), once
+    # A step without values takes a second: it is not taken to learn what nobody asks.
+    if twice or not memory.fits(once, device):
+        spared = needed(found, settings, config, device, dtype, trust, twice=True)
+        spared = rounded(whole, spared, found, config, stored) if narrow else spared
     return Plan(count.rows, count.valid, count.steps, count.every, found, once, spared, twice)
 
 
@@ -153,15 +157,17 @@ def counted(train: RowDataset, valid: int, settings: Settings, processes: int = 
     return Count(len(train), valid, steps, settings.save_steps or ceil(steps / CHECKPOINTS))
 
 
-def needs(
-    found: Survey, settings: Settings, config: Any, device: torch.device, dtype: torch.dtype, trust: bool
-) -> tuple[Need, Need]:
-    """Reckon the memory if layers are computed once, and if twice; arguments as `make_plan` has them."""
-    once, spared = (
-        memory.need(config, found.largest, replace(settings, checkpointing=twice), device, dtype, trust)
-        for twice in (False, True)
-    )
-    return once, spared
+def needed(
+    found: Survey,
+    settings: Settings,
+    config: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    trust: bool,
+    twice: bool = False,
+) -> Need:
+    """Reckon the memory if layers are computed once, or twice; other arguments as `make_plan` has them."""
+    return memory.need(config, found.largest, replace(settings, checkpointing=twice), device, dtype, trust)
 
 
 def narrows(

@@ -164,7 +164,7 @@ def reckon(some: Any, settings: Settings, device: Any, there: int, trust: bool =
         held = kind if kind in ("8bit", "4bit") else None
         dtype = DTYPES[kind] if held is None else pick_dtype(device, settings.dtype)
         these = replace(settings, quantize=held)
-        once, spared = plan.needs(survey, these, some.config, device, dtype, trust)
+        once, spared = (plan.needed(survey, these, some.config, device, dtype, trust, twice) for twice in (False, True))
         if kind == KINDS[0]:
             whole = once
         if kind == "bf16" and plan.narrows(these, some.config, device, DTYPES[KINDS[0]], whole.step.how, trust):
