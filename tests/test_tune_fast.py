@@ -167,17 +167,33 @@ def test_a_line_that_is_filled_up_gives_the_same(monkeypatch: pytest.MonkeyPatch
     assert_same(tuned(KINDS["gemma3"]), batch)
 
 
-def test_the_head_by_chunks_is_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "MOST_LOGITS", 100)
+@pytest.mark.parametrize("unlikely", [0.0, 200.0])
+def test_the_head_by_words_is_the_head(monkeypatch: pytest.MonkeyPatch, unlikely: float) -> None:
+    monkeypatch.setattr(head, "WORDS", 7)
+    monkeypatch.setattr(head, "PLACES", 4)
     torch.manual_seed(0)
     hidden, weight, bias = torch.randn(11, 8, requires_grad=True), torch.randn(30, 8), torch.randn(30)
     targets = torch.randint(30, (11,))
+    bias[targets[3]] -= unlikely
     wanted = torch.nn.functional.cross_entropy(hidden @ weight.t() + bias, targets, reduction="sum")
     (grad,) = torch.autograd.grad(wanted, hidden)
-    loss = head.summed_cross_entropy(hidden, weight, bias, targets)
+    loss = head.cross_entropies(hidden, weight, bias, targets).sum()
     (loss * 3).backward()
     torch.testing.assert_close(loss, wanted)
-    torch.testing.assert_close(hidden.grad, 3 * grad)
+    torch.testing.assert_close(hidden.grad, 3 * grad, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_at_a_sure_word_is_as_exact_as_its_loss() -> None:
+    torch.manual_seed(0)
+    weight, targets = torch.randn(3000, 64), torch.randint(3000, (5,))
+    hidden = (weight[targets] * 0.4).requires_grad_()
+    (wanted,) = torch.autograd.grad(
+        torch.nn.functional.cross_entropy(hidden.double() @ weight.double().t(), targets, reduction="sum"), hidden
+    )
+    loss = head.cross_entropies(hidden, weight, None, targets)
+    assert loss.max() < 1e-3
+    (got,) = torch.autograd.grad(loss.sum(), hidden)
+    assert (got - wanted).norm() < 2e-5 * wanted.norm()
 
 
 def test_dropout_is_that_of_lora_with_the_mask_that_was_drawn() -> None:

@@ -118,28 +118,37 @@ def remembered(batch: Mapping[str, torch.Tensor]) -> int:
 
 
 def forgotten(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Compute how far a tuned model is from its base.
+    """Compute how far a tuned model is from its base; `apart` of its logits.
 
     Args:
         logits: Of the remembered places [remembered tokens, vocabulary].
+        batch: From `added`.
+    """
+    logits = logits.float()
+    return apart(logits.gather(-1, batch["memory_ids"]) - logits.logsumexp(-1, keepdim=True), batch)
+
+
+def apart(ours: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Compute how far a tuned model is from its base.
+
+    Args:
+        ours: The tuned model's log-probabilities of the base's likeliest tokens [remembered tokens, `KEPT`], fp32.
         batch: From `added`.
 
     Returns:
         KL(base || tuned) summed over the places, nats, fp32; tokens beyond the likeliest `KEPT` count as one.
     """
-    ids, logs, logits = batch["memory_ids"], batch["memory_logs"], logits.float()
-    ours = logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)
+    logs = batch["memory_logs"]
     rest, our_rest = ((1 - each.exp().sum(-1)).clamp(min=LEAST) for each in (logs, ours))
     return ((logs.exp() * (logs - ours)).sum(-1) + rest * (rest / our_rest).log()).sum()
 
 
-def drawn(again: torch.Tensor, logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def drawn(again: torch.Tensor, forgot: torch.Tensor) -> torch.Tensor:
     """Return a zero whose gradient holds the model to what it shall keep: the loss that is logged stays the rows' own.
 
     Args:
         again: Summed cross-entropy at the ``replayed`` places, nats.
-        logits: Of the remembered places [remembered tokens, vocabulary].
-        batch: From `added`.
+        forgot: `forgotten` of the remembered places.
     """
-    loss = again + WEIGHT * forgotten(logits, batch)
+    loss = again + WEIGHT * forgot
     return loss - loss.detach()

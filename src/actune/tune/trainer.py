@@ -14,6 +14,7 @@ from actune.tune import guards, hold, several
 from actune.tune.dataset import RowDataset, collate
 from actune.tune.encode import IGNORE
 from actune.tune.exam import Exam
+from actune.tune.fast.head import from_logits
 from actune.tune.fast.path import FastPath
 from actune.tune.hold import Kept
 from actune.tune.options import Settings, names_of
@@ -79,11 +80,11 @@ def loss_at(
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     chosen = logits[0] if seen else logits[kept]
     own = len(targets) - hold.remembered(batch)
-    loss = torch.nn.functional.cross_entropy(chosen[:own].float(), targets[:own], reduction="sum")
+    loss = from_logits(chosen[:own], targets[:own]).sum()
     if own < len(targets):
         again, asked = batch["replayed"], own + len(batch["replayed"])
-        again_loss = torch.nn.functional.cross_entropy(chosen[own:asked].float(), again, reduction="sum")
-        loss = loss + hold.drawn(again_loss, chosen[asked:], batch)
+        again_loss = from_logits(chosen[own:asked], again).sum()
+        loss = loss + hold.drawn(again_loss, hold.forgotten(chosen[asked:], batch))
     return loss
 
 

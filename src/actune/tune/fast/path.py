@@ -114,27 +114,19 @@ class FastPath:
         """Compute the summed loss of rows that are packed; asks no tensor for its values."""
         with self._at(rows.kept) as seen:
             output = self._run(model, rows)
-        own = len(rows.targets) - hold.remembered(batch)
-        total = self._cross_entropy(seen, output, slice(own), rows.targets)
-        if own < len(rows.targets):
-            asked = own + len(batch["replayed"])
-            again = self._cross_entropy(seen, output, slice(own, asked), rows.targets)
-            total = total + hold.drawn(again, self._logits(seen, output, slice(asked, None)), batch)
-        return total
+        return self._at_once(seen[0], rows, batch) if self.chunked else _by_logits(output.logits[0], rows, batch)
 
-    def _cross_entropy(self, seen: list[torch.Tensor], output: Any, some: slice, targets: torch.Tensor) -> torch.Tensor:
-        """Sum the cross-entropy over some of the trained places."""
-        if self.chunked:
-            return head.summed_cross_entropy(seen[0][some], self.head.weight, self.head.bias, targets[some])
-        logits = self._logits(seen, output, some).float()
-        return torch.nn.functional.cross_entropy(logits, targets[some], reduction="sum")
-
-    def _logits(self, seen: list[torch.Tensor], output: Any, some: slice) -> torch.Tensor:
-        """Give the logits of some of the trained places [places, vocabulary]."""
-        if self.chunked:
-            return torch.nn.functional.linear(seen[0][some], self.head.weight, self.head.bias)
-        logits: torch.Tensor = output.logits[0, some]
-        return logits
+    def _at_once(self, hidden: torch.Tensor, rows: Pack, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Compute the loss at the trained places, in one walk over the vocabulary for all that is asked of it."""
+        some, (own, asked) = (self.head.weight, self.head.bias), _parts(rows, batch)
+        losses = head.cross_entropies(hidden, *some, rows.targets)
+        if own == len(rows.targets):
+            return losses.sum()
+        # Of the remembered places, how much likelier than the target each word is, and the target itself.
+        words = torch.cat([rows.targets[asked:, None], batch["memory_ids"]], 1)
+        logits = head.logits_at(hidden[asked:], *some, words)
+        ours = logits[:, 1:] - logits[:, :1] - losses[asked:, None]
+        return losses[:own].sum() + hold.drawn(losses[own:asked].sum(), hold.apart(ours, batch))
 
     def _run(self, model: Any, rows: Pack, wide: bool = True, **more: Any) -> Any:
         # A mask of four dimensions passes through transformers as it is; packed attention needs none.
@@ -173,3 +165,18 @@ class FastPath:
 
     def __exit__(self, *_: object) -> None:
         self.take_out()
+
+
+def _parts(rows: Pack, batch: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+    """Where, of the trained places, those of `hold.added` begin, and of these the remembered ones."""
+    own = len(rows.targets) - hold.remembered(batch)
+    return own, own + len(batch["replayed"]) if own < len(rows.targets) else own
+
+
+def _by_logits(logits: torch.Tensor, rows: Pack, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Compute the loss from the model's own logits at the trained places [trained, vocabulary]."""
+    own, asked = _parts(rows, batch)
+    losses = head.from_logits(logits[:asked], rows.targets[:asked])
+    if own == len(rows.targets):
+        return losses.sum()
+    return losses[:own].sum() + hold.drawn(losses[own:].sum(), hold.forgotten(logits[asked:], batch))
