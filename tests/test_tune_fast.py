@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ KINDS = {
     ),
     "phi3": Phi3Config(**SIZES, sliding_window=40),
 }
+FP32 = settle(TrainOptions(dtype="fp32"))
 
 
 def tuned(config: Any, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
@@ -270,13 +272,13 @@ def test_what_cannot_be_proved_is_computed_the_plain_way_and_says_why(
     data = dataset(tiny_tokenizer_folder)
     model = tuned(KINDS["llama"])
     before = {name: value.clone() for name, value in model.named_parameters()}
-    assert proof.choose(model, data, plain=False) == proof.Choice(True, True, True)
+    assert proof.choose(model, data, FP32) == proof.Choice(True, True, True)
     assert all(torch.equal(value, before[name]) and value.grad is None for name, value in model.named_parameters())
-    assert not proof.choose(model, data, plain=True).fast
+    assert not proof.choose(model, data, replace(FP32, plain=True)).fast
     # Scaled logits: the head by chunks would not see it, the model's own head does.
     scaled = tuned(KINDS["llama"])
     scaled.get_output_embeddings().register_forward_hook(lambda _m, _a, out: out * 0.5)
-    choice = proof.choose(scaled, data, plain=False)
+    choice = proof.choose(scaled, data, FP32)
     assert choice.fast
     assert not choice.chunked
     assert "loss" in choice.why
@@ -285,13 +287,32 @@ def test_what_cannot_be_proved_is_computed_the_plain_way_and_says_why(
     mixing = tuned(KINDS["llama"])
     mixing.base_model.model.model.layers[1].mlp.register_forward_hook(lambda _m, _a, out: out + out.roll(1, 1))
     with caplog.at_level(logging.WARNING):
-        assert not proof.choose(mixing, data, plain=False).fast
+        assert not proof.choose(mixing, data, FP32).fast
     assert "plain" in caplog.text
     dropping = tuned(LlamaConfig(**SIZES, attention_dropout=0.1)).train()
-    choice = proof.choose(dropping, data, plain=False)
+    choice = proof.choose(dropping, data, FP32)
     assert not choice.fast
     assert "attention dropout" in choice.why
     assert dropping.config._attn_implementation == "sdpa"
+
+
+def test_eight_bits_are_not_tried_on_packed_rows(caplog: pytest.LogCaptureFixture, tiny_tokenizer_folder: Path) -> None:
+    choice = proof.choose(tuned(KINDS["llama"]), dataset(tiny_tokenizer_folder), replace(FP32, quantize="8bit"))
+    assert not choice.fast
+    assert "8 bits" in choice.why
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("tight", [False, True])
+def test_where_memory_is_tight_the_proof_computes_layers_twice(tight: bool, tiny_tokenizer_folder: Path) -> None:
+    model, seen = tuned(KINDS["llama"]), []
+    layer = model.base_model.model.model.layers[0]
+    # Of the second time a layer is computed its norm is called within the backward pass.
+    layer.input_layernorm.register_forward_hook(lambda *_: seen.append(torch._C._current_graph_task_id() >= 0))
+    assert proof.choose(model, dataset(tiny_tokenizer_folder), FP32, tight) == proof.Choice(True, True, True)
+    assert any(seen) is tight
+    assert not model.is_gradient_checkpointing
+    assert {module.training for module in model.modules()} == {model.training}
 
 
 def losses_of(model: Any, batches: list[dict[str, torch.Tensor]], loss: Any, steps: int, lr: float) -> list[float]:
@@ -376,7 +397,7 @@ def test_auto_takes_bf16_where_it_is_clearly_quicker_and_proves_itself(
 
     def dtypes(config: Any, auto: bool = True, **options: Any) -> set[torch.dtype]:
         model = tuned(config, **options)
-        choice = proof.choose(model, data, plain=False, auto=auto)
+        choice = proof.choose(model, data, replace(FP32, dtype="auto" if auto else "fp32"))
         assert choice.fast
         assert {value.dtype for name, value in model.named_parameters() if "lora_" in name} == {torch.float32}
         return {value.dtype for name, value in model.named_parameters() if "lora_" not in name}

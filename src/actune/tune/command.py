@@ -109,8 +109,11 @@ def run_in(
                 overlay(settings_from(previous.options), *wanted) if previous else _settled(base, wanted, rows, trust)
             )
         _check_loggers(settings)
+        from actune.tune.memory import give_back_freed
         from actune.tune.prepare import prepare
 
+        if settings.quantize:
+            give_back_freed()
         prepared = prepare(files, rows, base, settings, previous, trust)
         return _run(prepared, out, new=previous is None, main=main)
 
@@ -198,7 +201,8 @@ def _train(prepared: Any, model: Any, size: Any, newest: Path | None, out: Path,
     def over(step: int, history: Any) -> bool:
         return step >= size.steps or metrics.ended(history, size.steps)
 
-    hold_freed()
+    if not prepared.settings.quantize:
+        hold_freed()
     exam = Exam(model, prepared.valid) if prepared.valid else None
     bar = Bar(console, exam)
     fast, settings = path_of(prepared, model), replace(prepared.settings, checkpointing=recomputed(prepared))

@@ -30,6 +30,7 @@ PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 # What modules say to tensors without values, or to rows in a line.
 CANNOT = (CannotPack, RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, KeyError, IndexError)
 MOST_LAYERS = 3
+RECOMPUTE = {"use_reentrant": False, "preserve_rng_state": False}
 # Bytes a number: LLM.int8 has a scale a row besides; NF4 has one a block of 64, quantised once more.
 BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64}
 
@@ -225,8 +226,7 @@ def _pretend(model: Any) -> None:
 
 def _counted(model: Any, settings: Settings, how: str, loss: Callable[[], torch.Tensor]) -> Step:
     if settings.checkpointing:
-        ways = {"use_reentrant": False, "preserve_rng_state": False}
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=ways)
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=RECOMPUTE)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.empty_like(parameter)  # It is counted with the adapter.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from actune.base.load import word_of
 from actune.base.quantize import is_quantized
@@ -19,6 +20,8 @@ from actune.tune.dataset import RowDataset, collate
 from actune.tune.fast.attention import CannotPack
 from actune.tune.fast.path import FastPath
 from actune.tune.memory import recomputes
+from actune.tune.options import Settings
+from actune.tune.rehearse import RECOMPUTE
 from actune.tune.targets import stacked_experts
 from actune.tune.trainer import summed_loss
 
@@ -62,21 +65,24 @@ class Choice:
         return asdict(self)
 
 
-def choose(model: Any, rows: RowDataset, plain: bool, auto: bool = False) -> Choice:
+def choose(model: Any, rows: RowDataset, settings: Settings, tight: bool = False) -> Choice:
     """Find out which path a new run takes.
 
     Args:
-        model: The base with its adapter, as the training begins with it. Its base comes back in bf16 if `auto` says so.
+        model: The base with its adapter, as the training begins with it. Its base comes back in bf16 if `dtype` is left
+            to us, and that is quicker and proves itself.
         rows: The training rows.
-        plain: The user wants the plain path.
-        auto: Compute in bf16 where that is quicker and proves itself.
+        settings: The run's.
+        tight: There is no memory for layers that are computed once, here neither.
     """
-    if plain:
+    if settings.plain:
         return Choice(False, why="--plain")
+    if settings.quantize == "8bit":
+        return Choice(False, why="8 bits round a product's inputs: packed rows would give another loss")
     batch = collate([rows[place] for place in range(min(ROWS, len(rows)))])
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     why = ""
-    with _awake(model):
+    with _awake(model, tight):
         wanted = _gradients(model, lambda: summed_loss(model, model.get_output_embeddings(), batch))
         for chunked, blocks, onednn in TRIES:
             if onednn and not _onednn_pays(model):
@@ -84,7 +90,8 @@ def choose(model: Any, rows: RowDataset, plain: bool, auto: bool = False) -> Cho
             path = FastPath(model, chunked=chunked, blocks=blocks, onednn=onednn)
             problem = _problem(path, batch, wanted)
             if not problem:
-                if auto and model.device.type == "cpu" and not is_quantized(model) and bf16_pays(model):
+                left = settings.dtype == "auto" and model.device.type == "cpu" and not is_quantized(model)
+                if left and bf16_pays(model):
                     _narrow(path, batch, wanted)
                 return Choice(True, chunked, blocks, onednn, why=why)
             why = why or problem
@@ -141,13 +148,24 @@ def _onednn_pays(model: Any) -> bool:
 
 
 @contextmanager
-def _awake(model: Any) -> Iterator[None]:
-    """Give B values for a while: it begins as zero, and then neither A's gradient nor B's use can be wrong."""
+def _awake(model: Any, twice: bool) -> Iterator[None]:
+    """Give B values for a while: it begins as zero, and then neither A's gradient nor B's use can be wrong.
+
+    Args:
+        model: The base with its adapter.
+        twice: Compute layers again in the backward pass.
+    """
     draw = torch.Generator().manual_seed(0)
     pairs = [(value, value.detach().clone()) for name, value in model.named_parameters() if "lora_B" in name]
     training = model.training
     # Evaluation mode: dropout would make both paths draw, each in its own order.
     model.eval()
+    twice = twice and model.supports_gradient_checkpointing
+    if twice:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=RECOMPUTE)
+        for module in model.modules():
+            # Only what recomputes asks a layer itself whether it trains; its dropouts stay in evaluation.
+            module.training = isinstance(module, GradientCheckpointingLayer)
     with torch.no_grad():
         for value, _ in pairs:
             value += (torch.randn(value.shape, generator=draw) * 0.01).to(value.device, value.dtype)
@@ -157,6 +175,8 @@ def _awake(model: Any) -> Iterator[None]:
         with torch.no_grad():
             for value, before in pairs:
                 value.copy_(before)
+        if twice:
+            model.activation_checkpointing_disable()
         model.train(training)
         model.zero_grad(set_to_none=True)
 
@@ -207,7 +227,7 @@ def settled(prepared: Any, model: Any) -> Any:
         return prepared
     found: dict[str, Any] = {}
     if several.is_main():
-        choice = choose(model, prepared.train, settings.plain, settings.dtype == "auto")
+        choice = choose(model, prepared.train, settings, recomputes(plan.need, settings, True, model.device))
         choice = replace(choice, recompute=recomputes(plan.need, settings, choice.fast, model.device))
         found = {"dtype": word_of(model.dtype), "path": choice.to_dict()}
     found = several.from_main(found)
