@@ -206,7 +206,7 @@ def test_client_that_leaves_frees_its_place():
         assert served.cut() == 2
         begun = time.monotonic()
         assert ask(client, max_tokens=5).choices[0].message.content == "xxxxx"
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 4  # the answers before it would take eight
 
 
 def test_full_queue_says_when_to_come_back():
