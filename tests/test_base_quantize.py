@@ -90,6 +90,14 @@ def test_every_module_is_disarmed_after_our_load(tiny_base: Path, monkeypatch: p
     assert not any(module.support_avx512bf16_for_cpu for module in modules)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not say what is mapped")
+@pytest.mark.parametrize("kind", ["8bit", "4bit"])
+def test_a_quantised_base_does_not_hold_its_file_in_memory(kind: str, wide_base: Path) -> None:
+    model = load_model(wide_base, "cpu", "fp32", quantize=kind)
+    assert str(wide_base) not in Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert model.get_input_embeddings().weight.dtype == torch.float32
+
+
 @pytest.mark.parametrize(("kind", "dtype"), [("8bit", torch.int8), ("4bit", torch.uint8)])
 def test_training_and_speaking_on_a_quantised_base(
     kind: str, dtype: torch.dtype, wide_base: Path, tmp_path: Path

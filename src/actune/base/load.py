@@ -143,10 +143,19 @@ def load_model(
             path, error, either("a causal language model in safetensors", "safetensors 格式的语言模型")
         ) from error
     disarm(model)
+    if quantize is not None:
+        _let_go(model)
     if quantize == "8bit":
         try_out(model, path)
     # Quantised weights cannot be moved: they were loaded to where they belong.
     return model.eval() if is_quantized(model) else model.to(where).eval()
+
+
+def _let_go(model: Any) -> None:
+    """Copy what a quantised base still shares with its file: the mapping holds all of the file in memory."""
+    for value in (*model.parameters(), *model.buffers()):
+        if value.is_floating_point() and value.device.type == "cpu":
+            value.data = value.data.clone()
 
 
 def _unreadable(path: Path | str, error: Exception, wanted: str) -> UserError:
