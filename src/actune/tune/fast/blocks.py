@@ -1,4 +1,4 @@
-"""Whole blocks of the usual kind, where a module proves to be one: gated MLP, attention with rotary positions.
+"""Whole blocks of attention with rotary positions, where a module proves to be one; what other blocks need too.
 
 transformers' own code around the linear layers makes many passes over memory, and keeps what can be had again. Each
 block here is one step of autograd that fills the inputs of its matrix products in place.
@@ -16,85 +16,32 @@ from actune.tune.fast import linear, norm
 from actune.tune.fast.attention import Heard
 from actune.tune.fast.pack import Pack
 
-ROWS = 256
 PARTS = {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"}
 
 
-def _layers(module: Any, names: tuple[str, ...]) -> list[Any] | None:
+def layers(module: Any, names: tuple[str, ...]) -> list[Any] | None:
     """Return linear children by name, if all are there and of a kind that `linear.Joined` takes."""
     found = [module._modules.get(name) for name in names]
     fits = all(type(layer) is torch.nn.Linear or linear.can_fuse(layer) for layer in found)
     return found if fits else None
 
 
-def gated_mlp(module: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """Make a forward for down(act(gate(x)) * up(x)), or None if the module has other parts."""
-    layers, act = _layers(module, ("gate_proj", "up_proj", "down_proj")), module._modules.get("act_fn")
-    if layers is None or act is None or len(module._modules) != 4:
-        return None
-    whole, both, down = module.forward, linear.Joined(layers[:2]), linear.Joined(layers[2:])
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        if not linear.ready(layers):
-            return whole(x)  # type: ignore[no-any-return]
-        adapter = (*both.parameters(), *down.parameters())
-        out: torch.Tensor = _Mlp.apply(x, both, down, act, *adapter)  # type: ignore[no-untyped-call]
-        return out
-
-    return forward
-
-
-class _Mlp(torch.autograd.Function):
-    """down(act(gate) * up). The activation is any function; its gradient is autograd's."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, both: linear.Joined, down: linear.Joined, act: Any, *adapter: torch.Tensor
-    ) -> torch.Tensor:
-        buffer = _filled(x, both)
-        sides, masks = both.forward(buffer)
-        hidden = down.room(x, len(buffer))
-        for begin in range(0, len(buffer), ROWS):
-            part = slice(begin, begin + ROWS)
-            gate, up = sides[part].tensor_split(2, 1)
-            torch.mul(act(gate), up, out=hidden[part, : down.width])
-        out, more = down.forward(hidden)
-        ctx.save_for_backward(buffer, sides, hidden, *masks, *more)
-        ctx.both, ctx.down, ctx.act, ctx.shape, ctx.dtype = both, down, act, x.shape, x.dtype
-        return out.view(x.shape)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        both, down = ctx.both, ctx.down
-        buffer, sides, hidden, *masks = ctx.saved_tensors
-        d_hidden, last = down.backward(_back_filled(grads[0], down), hidden, masks[2:], True)
-        d_sides = both.back_room(len(buffer))
-        for begin in range(0, len(buffer), ROWS):
-            part = slice(begin, begin + ROWS)
-            gate, up = sides[part].tensor_split(2, 1)
-            with torch.enable_grad():
-                some = gate.detach().requires_grad_()
-                active = ctx.act(some)
-            torch.mul(active.detach(), d_hidden[part], out=d_sides[part, down.width : 2 * down.width])
-            (found,) = torch.autograd.grad(active, some, up * d_hidden[part])
-            d_sides[part, : down.width] = found
-        d_x, first = both.backward(d_sides, buffer, masks[:2], ctx.needs_input_grad[0])
-        return _back(d_x, ctx), None, None, None, *first, *last
-
-
-def _filled(x: torch.Tensor, joined: linear.Joined) -> torch.Tensor:
+def filled(x: torch.Tensor, joined: linear.Joined) -> torch.Tensor:
+    """Copy an input [..., width] to where its products want it."""
     buffer = joined.room(x, x.numel() // joined.width)
     buffer[:, : joined.width] = x.reshape(-1, joined.width)
     return buffer
 
 
-def _back_filled(grad: torch.Tensor, joined: linear.Joined) -> torch.Tensor:
+def back_filled(grad: torch.Tensor, joined: linear.Joined) -> torch.Tensor:
+    """Copy a gradient [..., height] to where its products want it."""
     buffer = joined.back_room(grad.numel() // joined.height)
     buffer[:, : joined.height] = grad.reshape(-1, joined.height)
     return buffer
 
 
-def _back(d_x: torch.Tensor | None, ctx: Any) -> torch.Tensor | None:
+def back(d_x: torch.Tensor | None, ctx: Any) -> torch.Tensor | None:
+    """Give the gradient of an input the shape and dtype that the input had."""
     return None if d_x is None else d_x.view(ctx.shape).to(ctx.dtype)
 
 
@@ -104,14 +51,14 @@ def attention(module: Any, heard: Heard) -> list[tuple[Any, Callable[..., Any]]]
     The block's own does projections, head norms, rotary positions and attention of a pack. Without a pack the module's
     code runs as it is, on projections that are joined.
     """
-    layers = _layers(module, ("q_proj", "k_proj", "v_proj", "o_proj"))
+    parts = layers(module, ("q_proj", "k_proj", "v_proj", "o_proj"))
     size = vars(module).get("head_dim")
-    if layers is None or size is None or not set(module._modules) <= PARTS:
+    if parts is None or size is None or not set(module._modules) <= PARTS:
         return []
-    norms = [None if part is None else norm.fused(part) for part in map(module._modules.get, ("q_norm", "k_norm"))]
+    norms = [None if found is None else norm.fused(found) for found in map(module._modules.get, ("q_norm", "k_norm"))]
     if norms.count(None) != 2 - len(module._modules.keys() & {"q_norm", "k_norm"}):
         return []
-    whole, first, last = module.forward, linear.Joined(layers[:3]), linear.Joined(layers[3:])
+    whole, first, last = module.forward, linear.Joined(parts[:3]), linear.Joined(parts[3:])
     heads = [span.stop - span.start for span in first.spans]
     if any(width % size for width in heads) or heads[1] != heads[2]:
         return []
@@ -124,11 +71,11 @@ def attention(module: Any, heard: Heard) -> list[tuple[Any, Callable[..., Any]]]
         pack: Pack | None = None,
         **options: Any,
     ) -> Any:
-        if pack is None or position_embeddings is None or not linear.ready(layers):
+        if pack is None or position_embeddings is None or not linear.ready(parts):
             # The rest goes through as it came: transformers warns of a cache that is given under two names.
             options |= {"attention_mask": attention_mask, "pack": pack}
             return whole(hidden_states, position_embeddings=position_embeddings, **options)
-        angles = [part.float() for part in position_embeddings]
+        angles = [angle.float() for angle in position_embeddings]
         adapter = (*first.parameters(), *last.parameters())
         return _Heads.apply(hidden_states, *angles, pack, shape, *adapter), None  # type: ignore[no-untyped-call]
 
@@ -172,7 +119,7 @@ class _Heads(torch.autograd.Function):
         shape: _Shape,
         *adapter: torch.Tensor,
     ) -> torch.Tensor:
-        buffer = _filled(x, shape.first)
+        buffer = filled(x, shape.first)
         side, masks = shape.first.forward(buffer)
         *turned, values = shape.parted(side)
         inverses, ready = [], []
@@ -199,7 +146,7 @@ class _Heads(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         shape, kept, ctx.kept = ctx.own, ctx.kept, None
         buffer, inner, query, key, value, cos, sin, side, *masks = ctx.saved_tensors
-        d_inner, last = shape.last.backward(_back_filled(grads[0], shape.last), inner, masks[3:], True)
+        d_inner, last = shape.last.backward(back_filled(grads[0], shape.last), inner, masks[3:], True)
         d_out = shape.grouped(d_inner).float().flatten(1, 2)
         d_query, d_key, d_value = rows.backward(d_out, query, key, value, ctx.pack, shape.heard.window, kept)
         d_side = shape.first.back_room(len(buffer))
@@ -216,7 +163,7 @@ class _Heads(torch.autograd.Function):
                 norm.backward(wide.view(flat.shape), flat, found.scale(), next(inverses), wide.view(flat.shape))
             into[index].copy_(wide)
         d_x, first = shape.first.backward(d_side, buffer, masks[:3], ctx.needs_input_grad[0])
-        return _back(d_x, ctx), None, None, None, None, *first, *last
+        return back(d_x, ctx), None, None, None, None, *first, *last
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor, scale: float, back: bool) -> None:

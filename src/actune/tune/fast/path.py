@@ -10,7 +10,7 @@ import torch
 
 from actune.base.rates import onednn_fp32
 from actune.tune import hold
-from actune.tune.fast import attention, blocks, head, linear, norm
+from actune.tune.fast import attention, blocks, head, linear, mlp, norm
 from actune.tune.fast.pack import Pack, pack
 
 # A twentieth of a step went into kernels for lengths that no step before had.
@@ -60,7 +60,7 @@ class FastPath:
                 for part, forward in blocks.attention(module, heard):
                     self._replace(part, forward)
             for module in self.model.modules():
-                self._replace(module, blocks.gated_mlp(module))
+                self._replace(module, mlp.gated_mlp(module))
         # What stands in a replaced block is the block's.
         own = {id(part) for module in self.replaced for part in module.modules()}
         for module in self.model.modules():
