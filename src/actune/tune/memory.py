@@ -109,7 +109,7 @@ def give_back_freed() -> None:
 
     Their layers are unpacked one after the other, between blocks that stay for the backward pass. Kept by glibc, what
     was freed leaves gaps into which nothing fits: four rows of SmolLM2 took 4.3 GB at the peak of a step in NF4, and
-    take 2.7 so, in a tenth more time.
+    take 2.8 so, in a fifth more time.
     """
     _malloc({M_MMAP_THRESHOLD: 1 << 19})
 
