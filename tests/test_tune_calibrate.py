@@ -92,10 +92,25 @@ def test_of_gates_that_are_about_as_good_the_mildest_is_taken(monkeypatch):
     taken = []
     for slack in (0.0, 0.1, 9.0):
         monkeypatch.setattr(calibrating, "SLACK", slack)
-        taken += list(calibrating._gate(search, START))
+        taken.append(calibrating._gate(search, START))
     gates = [-100.0 if acting.gate is None else acting.gate for acting in taken]
     assert gates == sorted(gates, reverse=True)
     assert gates[0] > gates[-1] == -100.0, "any is good enough in the end, and none is the mildest"
     best = max(search.worth(acting) for acting in search.tried)
     assert all(search.worth(acting) >= best - slack for acting, slack in zip(taken, (0.0, 0.1, 9.0), strict=True))
     assert search.written == len(data), "a gate needs no new answers"
+
+
+def test_in_the_end_the_mildest_gate_is_taken_whatever_was_taken_at_the_start(monkeypatch):
+    from actune.tune import calibrate as calibrating
+
+    def later(*_):
+        monkeypatch.setattr(calibrating, "SLACK", 9.0)
+        return iter(())
+
+    data = rows(16, 1)
+    monkeypatch.setattr(calibrating, "SLACK", 0.0)
+    monkeypatch.setattr(calibrating, "_choice", later)
+    acting, found = calibrate(engine(9.0), PromptFormat.for_rows(data, TOKENIZER), data)
+    assert acting.gate is None
+    assert any(tried.get("gate") is not None for tried in found["tried"])

@@ -35,7 +35,7 @@ WORTH = 0.01
 # Of gates the mildest is taken that is worth so much less than the best one at most, which is within chance (after the
 # rule of one standard error: Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3): rows of
 # another kind than these have less evidence, and a strict gate would keep a model from acting there.
-SLACK = 0.03
+SLACK = 0.02
 
 # Weights gamma and channel of the choice. Few: among many the luckiest would be taken.
 CHOICES = ((START.gamma, START.channel), (0.0, 0.0), (0.5, 0.25), (1.0, 1.0))
@@ -154,9 +154,10 @@ def calibrate(engine: LocalEngine, fmt: PromptFormat, rows: Sequence[Row]) -> tu
     asked = min(MOST_ROWS, len(kept))
     spread = [kept[place * len(kept) // asked] for place in range(asked)]
     search = _Search(engine, [_Asked(row, _request(engine, fmt, row)) for row in spread])
-    best = START
-    for step in (_gate, _count, _choice, _first, _next, _gate):
+    best = _gate(search, START)
+    for step in (_count, _choice, _first, _next):
         best = search.best(best, step(search, best))
+    best = _gate(search, best)  # the choice has changed since, and with it what each gate is worth
     tried = [{**acting.to_dict(), **_brief(scores)} for acting, scores in search.tried.items()]
     found = {"start": search.tried[START], "chosen": search.tried[best], "tried": tried}
     return best, {"rows": asked, "written": search.written, "note": "", **found}
@@ -172,13 +173,14 @@ def _choice(search: _Search, acting: Acting) -> Iterator[Acting]:
     yield from (replace(acting, gamma=gamma, channel=channel) for gamma, channel in CHOICES)
 
 
-def _gate(search: _Search, acting: Acting) -> Iterator[Acting]:
+def _gate(search: _Search, acting: Acting) -> Acting:
+    """Give numbers the mildest gate that is good enough, whatever they have now."""
     search.scores(acting)
     evidence = sorted(one.known[0][0].evidence(acting.heard) for one in search.asked if one.known)
     edges = [(below + above) / 2 for below, above in pairwise(evidence)]
     gates = [one for gate in (None, *_spread(edges, GATES)) if search.affords(one := replace(acting, gate=gate))]
     least = max(map(search.worth, gates), default=0.0) - SLACK
-    yield next((one for one in gates if search.worth(one) >= least), acting)
+    return next((one for one in gates if search.worth(one) >= least), acting)
 
 
 def _first(search: _Search, acting: Acting) -> Iterator[Acting]:
