@@ -91,7 +91,7 @@ def test_of_gates_that_are_about_as_good_the_mildest_is_taken(monkeypatch):
     search = calibrating._Search(made, [calibrating._Asked(row, calibrating._request(made, fmt, row)) for row in data])
     taken = []
     for slack in (0.0, 0.1, 9.0):
-        monkeypatch.setattr(calibrating, "SLACK", slack)
+        monkeypatch.setattr(calibrating, "WORTH", slack)
         taken.append(calibrating._gate(search, START))
     gates = [-100.0 if acting.gate is None else acting.gate for acting in taken]
     assert gates == sorted(gates, reverse=True)
@@ -105,11 +105,11 @@ def test_in_the_end_the_mildest_gate_is_taken_whatever_was_taken_at_the_start(mo
     from actune.tune import calibrate as calibrating
 
     def later(*_):
-        monkeypatch.setattr(calibrating, "SLACK", 9.0)
+        monkeypatch.setattr(calibrating, "WORTH", 9.0)
         return iter(())
 
     data = rows(16, 1)
-    monkeypatch.setattr(calibrating, "SLACK", 0.0)
+    monkeypatch.setattr(calibrating, "WORTH", 0.0)
     monkeypatch.setattr(calibrating, "_choice", later)
     acting, found = calibrate(engine(9.0), PromptFormat.for_rows(data, TOKENIZER), data)
     assert acting.gate is None

@@ -30,13 +30,9 @@ NONE_RIGHT, PRICE = 0.7, 0.5
 # Better than the model left alone on every run measured (`docs/acting.md`): small models act again and again once they
 # act, and the wish to repeat says that the acting is over; names they know badly they choose better from both ends.
 START = Acting(repeats=False, gamma=0.75, channel=0.5, heard=0.2)
-# What is this much better in f1 is worth a number; less is chance, and the simpler numbers are kept.
+# What is this much better in f1 is worth a number; less is chance, and the simpler numbers are kept, and of gates the
+# mildest: rows of another kind than these have less evidence, and a strict gate would keep a model from acting there.
 WORTH = 0.01
-# Of gates the mildest is taken that is worth so much less than the best one at most, which is within chance (after the
-# rule of one standard error: Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3): rows of
-# another kind than these have less evidence, and a strict gate would keep a model from acting there.
-SLACK = 0.02
-
 # Weights gamma and channel of the choice. Few: among many the luckiest would be taken.
 CHOICES = ((START.gamma, START.channel), (0.0, 0.0), (0.5, 0.25), (1.0, 1.0))
 MOSTS = (None, 3, 2, 1)
@@ -179,7 +175,7 @@ def _gate(search: _Search, acting: Acting) -> Acting:
     evidence = sorted(one.known[0][0].evidence(acting.heard) for one in search.asked if one.known)
     edges = [(below + above) / 2 for below, above in pairwise(evidence)]
     gates = [one for gate in (None, *_spread(edges, GATES)) if search.affords(one := replace(acting, gate=gate))]
-    least = max(map(search.worth, gates), default=0.0) - SLACK
+    least = max(map(search.worth, gates), default=0.0) - WORTH
     return next((one for one in gates if search.worth(one) >= least), acting)
 
 
