@@ -30,9 +30,11 @@ NONE_RIGHT, PRICE = 0.7, 0.5
 # Better than the model left alone on every run measured (`docs/acting.md`): small models act again and again once they
 # act, and the wish to repeat says that the acting is over; names they know badly they choose better from both ends.
 START = Acting(repeats=False, gamma=0.75, channel=0.5, heard=0.2)
-# What is this much better in f1 is worth a number; less is chance, and the simpler numbers are kept, and of gates the
-# mildest: rows of another kind than these have less evidence, and a strict gate would keep a model from acting there.
+# What is this much better in f1 is worth a number; less is chance, and the simpler numbers are kept.
 WORTH = 0.01
+# Of gates that are worth so much less than the best one at most the middle one is taken: rows of another kind have more
+# evidence or less, and at either end of what is good here one of the two falls off.
+SLACK = 0.02
 # Weights gamma and channel of the choice. Few: among many the luckiest would be taken.
 CHOICES = ((START.gamma, START.channel), (0.0, 0.0), (0.5, 0.25), (1.0, 1.0))
 MOSTS = (None, 3, 2, 1)
@@ -170,13 +172,16 @@ def _choice(search: _Search, acting: Acting) -> Iterator[Acting]:
 
 
 def _gate(search: _Search, acting: Acting) -> Acting:
-    """Give numbers the mildest gate that is good enough, whatever they have now."""
+    """Give numbers no gate, if that is good enough, or else the middle one of those that are, whatever they had."""
     search.scores(acting)
     evidence = sorted(one.known[0][0].evidence(acting.heard) for one in search.asked if one.known)
     edges = [(below + above) / 2 for below, above in pairwise(evidence)]
     gates = [one for gate in (None, *_spread(edges, GATES)) if search.affords(one := replace(acting, gate=gate))]
-    least = max(map(search.worth, gates), default=0.0) - WORTH
-    return next((one for one in gates if search.worth(one) >= least), acting)
+    least = max(map(search.worth, gates), default=0.0) - SLACK
+    good = [one for one in gates if search.worth(one) >= least]
+    if not good:
+        return acting
+    return good[0] if good[0].gate is None else good[len(good) // 2]
 
 
 def _first(search: _Search, acting: Acting) -> Iterator[Acting]:
