@@ -18,6 +18,7 @@ from actune.base import load, quantize
 from actune.base.load import load_model, load_tokenizer
 from actune.errors import UserError
 from actune.script.events import Done
+from actune.tune import memory
 from actune.tune.command import train
 from actune.tune.options import TrainOptions
 from actune.tune.run import read_manifest, write_rows
@@ -100,13 +101,15 @@ def test_a_quantised_base_does_not_hold_its_file_in_memory(kind: str, wide_base:
 
 @pytest.mark.parametrize(("kind", "dtype"), [("8bit", torch.int8), ("4bit", torch.uint8)])
 def test_training_and_speaking_on_a_quantised_base(
-    kind: str, dtype: torch.dtype, wide_base: Path, tmp_path: Path
+    kind: str, dtype: torch.dtype, wide_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, run = tmp_path / "rows.jsonl", tmp_path / "run"
+    rows, run, told = tmp_path / "rows.jsonl", tmp_path / "run", list[dict[int, int]]()
+    monkeypatch.setattr(memory, "_malloc", told.append)
     write_rows(rows, make_rows(8))
     options = TrainOptions(epochs=2, quantize=kind, batch_size=2, grad_accum=1)
     assert train([rows], base=str(wide_base), out=run, options=options) == 0
     assert read_manifest(run).options["quantize"] == kind
+    assert told == [{memory.M_MMAP_THRESHOLD: 1 << 19}], "blocks that it frees leave gaps, unless they go back"
     actor = load_actor(run)
     layer = actor.engine.model.base_model.model.model.layers[0].self_attn.q_proj
     assert layer.base_layer.weight.dtype == dtype

@@ -1,3 +1,5 @@
+"""The gate of an MLP computes what autograd does, by torch's kernels where there are some."""
+
 from __future__ import annotations
 
 from typing import Any

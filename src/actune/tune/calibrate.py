@@ -35,6 +35,7 @@ WORTH = 0.01
 # Of gates that are worth so much less than the best one at most the middle one is taken: rows of another kind have more
 # evidence or less, and at either end of what is good here one of the two falls off.
 SLACK = 0.02
+
 # Weights gamma and channel of the choice. Few: among many the luckiest would be taken.
 CHOICES = ((START.gamma, START.channel), (0.0, 0.0), (0.5, 0.25), (1.0, 1.0))
 MOSTS = (None, 3, 2, 1)

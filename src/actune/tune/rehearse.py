@@ -30,6 +30,7 @@ PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 # What modules say to tensors without values, or to rows in a line.
 CANNOT = (CannotPack, RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, KeyError, IndexError)
 MOST_LAYERS = 3
+# How layers are computed again where nothing is drawn at random: without values, and in evaluation.
 RECOMPUTE = {"use_reentrant": False, "preserve_rng_state": False}
 # Bytes a number: LLM.int8 has a scale a row besides; NF4 has one a block of 64, quantised once more.
 BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64}
