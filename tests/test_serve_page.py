@@ -60,6 +60,16 @@ WATCH = """() => {
 }"""
 
 
+# Numbers of the cue sheet that reach beyond their column, when an answer was slow to begin.
+BEYOND = """() => {
+  for (const one of document.querySelectorAll("[data-n=first]")) one.textContent = "13183 ms";
+  const right = (one) => one.getBoundingClientRect().right;
+  return [...document.querySelectorAll(".numbers div")]
+    .filter((one) => right(one) > right(one.closest(".column")) + 0.5 || one.scrollWidth > one.clientWidth)
+    .map((one) => one.textContent);
+}"""
+
+
 def test_words_and_actions_come_in_exact_order_however_fast_the_events_were(browser, replay):
     lines = [text("One. "), act("a"), act("b"), text("Two "), text("three."), act("a"), text("Four.")]
     with opened(browser, replay(ask("q", ["a", "b", "c"]), *lines, done())) as page:
@@ -203,6 +213,8 @@ def test_two_models_stand_side_by_side_and_the_dialogue_can_be_saved_and_replaye
         put(page, "q")
         idle(page)
         assert performed(page) == ["said:Tuned.", "act:a", "said:Base."]
+        page.set_viewport_size({"width": 1200, "height": 800})
+        assert page.evaluate(BEYOND) == []
         with page.expect_download() as download:
             page.click("#save")
         download.value.save_as(tmp_path / "saved.jsonl")
