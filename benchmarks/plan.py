@@ -3,8 +3,9 @@
     python benchmarks/plan.py --bases smollm2,gemma3,0.5B,1B,1.7B
 
 0.5B, 1B and 1.7B are random bases of real width (Qwen2.5-0.5B, Llama 3.2 1B, Qwen3-1.7B) with a few layers and the
-tokenizer of smollm2; 1B is stored in bf16, as hubs have it, and trained in fp32. What is compared is the whole process:
-`VmHWM` against the sum that the training prints before it loads anything.
+tokenizer of smollm2; 1B is stored in bf16, as hubs have it, and trained in fp32. What is compared is the whole process
+with the sum that the training prints before it loads anything: its peak (`VmHWM`), and the peak of its own pages
+(`RssAnon`, looked at every 20 ms), which leaves out pages of the base's file that the system can take back.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,8 @@ def random_base(name: str, folder: Path) -> Path:
     return folder
 
 
-def measure(base: str, options: str, rows: int) -> tuple[float, float]:
-    """Train in a fresh process; return GB planned and GB at the peak."""
+def measure(base: str, options: str, rows: int) -> tuple[float, float, float]:
+    """Train in a fresh process; return GB planned, GB at the peak, and those of them that are its own."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         table, config = folder / "rows.csv", folder / "options.yaml"
@@ -69,12 +71,25 @@ def measure(base: str, options: str, rows: int) -> tuple[float, float]:
         config.write_text("epochs: 1\npractice: off\n" + options.replace(";", "\n"), encoding="utf-8")
         place = str(random_base(base, folder / "base")) if base in SHAPES else base
         words = [sys.executable, "-c", CHILD, str(table), place, str(folder / "run"), str(config)]
-        done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", check=False)
-    found = re.search(r"memory   about ([\d.]+) GB", done.stderr)
-    peak = re.search(r"peak (\d+)", done.stdout)
+        with (folder / "out").open("w+") as out, (folder / "err").open("w+") as err:
+            child = subprocess.Popen(words, stdout=out, stderr=err)
+            own = watch(child)
+        printed, errors = ((folder / name).read_text(encoding="utf-8") for name in ("out", "err"))
+    found = re.search(r"memory   about ([\d.]+) GB", errors)
+    peak = re.search(r"peak (\d+)", printed)
     if not found or not peak:
-        raise SystemExit(done.stderr[-2000:])
-    return float(found[1]), int(peak[1]) / 1e9
+        raise SystemExit(errors[-2000:])
+    return float(found[1]), int(peak[1]) / 1e9, own / 1e9
+
+
+def watch(child: subprocess.Popen[bytes]) -> int:
+    """Wait for a process; return the most bytes that it had to itself."""
+    most, status = 0, Path(f"/proc/{child.pid}/status")
+    while child.poll() is None:
+        if found := re.search(r"RssAnon:\s+(\d+)", status.read_text(encoding="utf-8")):
+            most = max(most, int(found[1]) * 1024)
+        time.sleep(0.02)
+    return most
 
 
 def _records(lines: list[str]) -> list[str]:
@@ -95,10 +110,11 @@ def main() -> None:
     parser.add_argument("--options", default="plain: false", help="lines of options, divided by ;")
     parser.add_argument("--rows", type=int, default=16)
     args = parser.parse_args()
-    print("base      options                    planned GB  peak GB  apart")
+    print("base      options                    planned GB  peak GB  apart  own GB  apart")
     for base in args.bases.split(","):
-        planned, peak = measure(base, args.options, args.rows)
-        print(f"{base:9} {args.options:26} {planned:10.2f} {peak:8.2f} {planned / peak - 1:+6.0%}", flush=True)
+        planned, *peaks = measure(base, args.options, args.rows)
+        told = " ".join(f"{peak:7.2f} {planned / peak - 1:+6.0%}" for peak in peaks)
+        print(f"{base:9} {args.options:26} {planned:10.2f} {told}", flush=True)
 
 
 if __name__ == "__main__":

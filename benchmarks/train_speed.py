@@ -6,7 +6,8 @@ Each measure is a fresh process on one pinned core; sides alternate. What counts
 shared. The loss after the last step stands beside each, so that speed at another loss cannot pass. The rate of one
 matrix product is measured in the same process, before and after: the floor is that of the moment.
 
-`--base qwen2.5-0.5b` and `--base phi-3` are two random layers of real width, with SmolLM2's tokenizer.
+`--base qwen2.5-0.5b` and `--base phi-3` are two random layers of real width, with SmolLM2's tokenizer. Plans that save
+memory are sides too: `bf16@4` computes four rows of a step at a time, `bf16-twice` all layers twice.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ BATCH = 4
 RATE = 1e-4
 
 
-def model_and_rows(side: str, base: str, count: int, dropout: float) -> tuple[Any, list[dict[str, Any]]]:
-    """The base with the source recipe's adapter, and a step's rows."""
+def model_and_rows(side: str, base: str, count: int | None, dropout: float) -> tuple[Any, list[dict[str, Any]]]:
+    """The base with the source recipe's adapter, and a step's rows, or all of them."""
     from dataclasses import replace
 
     from actune.base.load import load_tokenizer
@@ -46,10 +47,10 @@ def model_and_rows(side: str, base: str, count: int, dropout: float) -> tuple[An
     targets = "all-linear" if base in RANDOM else None
     options = TrainOptions(recipe="origin", dropout=dropout, targets=targets)
     settings = replace(settle(options), checkpointing=side in ("source", "trl"))
-    model = add_lora(load(base, "bf16" if side == "bf16" else "fp32"), settings)
+    model = add_lora(load(base, "bf16" if side.startswith("bf16") else "fp32"), settings)
     tokenizer, table = load_tokenizer(resolve("smollm2").path if base in RANDOM else base), load_rows([DATA], None)
     data = RowDataset(table, tokenizer, PromptFormat.for_rows(table, tokenizer), view_of(table, settings, 8192))
-    rows = [data[place] for place in range(count)]
+    rows = [data[place] for place in range(count or len(data))]
     for row in rows:
         row["input_ids"] = [token % model.config.vocab_size for token in row["input_ids"]]
         row["labels"] = [label if label < 0 else label % model.config.vocab_size for label in row["labels"]]
@@ -142,30 +143,35 @@ def tokenizer_of(model: Any) -> Any:
     return tokenizer
 
 
-def by_actune(side: str, model: Any, batch: dict[str, Any], steps: int) -> tuple[list[float], float]:
-    """Train on the plain or the fast path, all rows of a step at once."""
+def by_actune(side: str, model: Any, batches: list[dict[str, Any]], steps: int) -> tuple[list[float], float]:
+    """Train on the plain or the fast path, with a step's rows in these batches."""
     import torch
 
     from actune.tune.fast.path import FastPath
     from actune.tune.memory import hold_freed
+    from actune.tune.rehearse import RECOMPUTE
     from actune.tune.trainer import summed_loss
 
     hold_freed()  # as `actune train` does
     path, head = FastPath(model), model.get_output_embeddings()
-    if side != "plain":
+    if not side.startswith("plain"):
         path.put_in()
+    if "-twice" in side:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=RECOMPUTE)
+    learnt = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
     adapter = [value for value in model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(adapter, lr=RATE, weight_decay=0.0, fused=True)  # as the Trainer does
     seconds, loss = [], 0.0
     for _ in range(steps):
-        begun = time.process_time()
-        total, count = summed_loss(model, head, batch) if side == "plain" else path.loss(model, batch)
-        (total / count).backward()
+        begun, loss = time.process_time(), 0.0
+        for batch in batches:
+            total, _ = summed_loss(model, head, batch) if side.startswith("plain") else path.loss(model, batch)
+            (total / learnt).backward()
+            loss += float(total.detach()) / learnt
         torch.nn.utils.clip_grad_norm_(adapter, 1.0)  # as the Trainer does
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.process_time() - begun)
-        loss = float(total.detach()) / count
     return seconds, loss
 
 
@@ -182,7 +188,9 @@ def measure(side: str, base: str, count: int, dropout: float, steps: int) -> dic
     if side in ("source", "trl"):
         seconds, loss = by_trainer(side, model, rows, steps + 1)
     else:
-        seconds, loss = by_actune(side, model, batch, steps + 1)
+        some = int(side.partition("@")[2] or count)
+        batches = [collate(rows[first : first + some]) for first in range(0, count, some)]
+        seconds, loss = by_actune(side, model, batches, steps + 1)
     # What the routes can do at best, not what they did in a moment when others used the cache.
     peak, after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, rates_now()
     rate = max(max(found.fp32, found.onednn) for found in (before, after))
@@ -191,7 +199,7 @@ def measure(side: str, base: str, count: int, dropout: float, steps: int) -> dic
         "loss": loss,
         "gigabytes": peak,
         "gflop": floor_flops(model, batch) / 1e9,
-        "rate": max(before.bf16, after.bf16) if side == "bf16" else rate,
+        "rate": max(before.bf16, after.bf16) if side.startswith("bf16") else rate,
     }
 
 
@@ -224,7 +232,7 @@ def main() -> None:
 def show(args: argparse.Namespace, found: dict[str, list[dict[str, float]]]) -> None:
     """Print the table; ratios are to the first side, floors to the side's own dtype."""
     print(f"{args.base}, {args.rows} rows a step, dropout {args.dropout}, {args.rounds} rounds, one core")
-    print("side    CPU s/step (least-most)   quicker  loss      peak GB  share of its floor")
+    print("side       CPU s/step (least-most)   quicker  loss      peak GB  share of its floor")
     first = 0.0
     for side, runs in found.items():
         seconds = [run["seconds"] for run in runs]
@@ -233,7 +241,7 @@ def show(args: argparse.Namespace, found: dict[str, list[dict[str, float]]]) -> 
         share = statistics.median(run["gflop"] / run["rate"] / run["seconds"] for run in runs)
         loss, memory = runs[0]["loss"], max(run["gigabytes"] for run in runs)
         spread = f"{middle:.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
-        print(f"{side:7} {spread:25} {first / middle:.2f}x    {loss:.5f}   {memory:.2f}     {share:.0%}")
+        print(f"{side:10} {spread:25} {first / middle:.2f}x    {loss:.5f}   {memory:.2f}     {share:.0%}")
 
 
 if __name__ == "__main__":
