@@ -20,6 +20,7 @@ from actune.prompt import PromptFormat
 from actune.tune.dataset import RowDataset, collate, view_of
 from actune.tune.encode import IGNORE
 from actune.tune.fast import head, linear, proof
+from actune.tune.fast.dropout import kept, kept_mask
 from actune.tune.fast.pack import pack
 from actune.tune.fast.path import FastPath
 from actune.tune.lora import add_lora
@@ -198,18 +199,25 @@ def test_the_gradient_at_a_sure_word_is_as_exact_as_its_loss() -> None:
     assert (got - wanted).norm() < 2e-5 * wanted.norm()
 
 
-def test_dropout_is_that_of_lora_with_the_mask_that_was_drawn() -> None:
+def test_dropout_is_that_of_lora_with_one_mask_for_layers_over_one_input() -> None:
     model = tuned(KINDS["qwen2"], dropout=0.3).train()
-    layer = next(layer for layer in model.modules() if linear.can_fuse(layer))
+    layers = [layer for layer in model.modules() if linear.can_fuse(layer)][:3]  # queries, keys, values
+    assert len({layer.base_layer.out_features for layer in layers}) > 1
     x = torch.randn(7, 32, requires_grad=True)
+    adapters = [p for layer in layers for p in layer.parameters() if p.requires_grad]
     torch.manual_seed(5)
-    got = linear.fused(layer)(x)
-    grads = torch.autograd.grad(got.square().sum(), [x, *(p for p in layer.parameters() if p.requires_grad)])
+    got = linear.Joined(layers)(x)
+    grads = torch.autograd.grad(got.square().sum(), [x, *adapters])
     torch.manual_seed(5)
-    mask = linear.kept_mask(x.shape, 0.3, x.device)
-    a, b = layer.lora_A["default"], layer.lora_B["default"]
-    wanted = layer.base_layer(x) + b(a(x * mask / 0.7)) * layer.scaling["default"]
-    wanted_grads = torch.autograd.grad(wanted.square().sum(), [x, a.weight, b.weight])
+    dropped = x * (kept_mask(x.shape, 0.3, x.device) != 0) / 0.7
+
+    def alone(layer: torch.nn.Module) -> torch.Tensor:
+        return (
+            layer.base_layer(x) + layer.lora_B["default"](layer.lora_A["default"](dropped)) * layer.scaling["default"]
+        )
+
+    wanted = torch.cat([alone(layer) for layer in layers], -1)
+    wanted_grads = torch.autograd.grad(wanted.square().sum(), [x, *adapters])
     torch.testing.assert_close(got, wanted)
     for one, other in zip(grads, wanted_grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
@@ -218,21 +226,34 @@ def test_dropout_is_that_of_lora_with_the_mask_that_was_drawn() -> None:
 @pytest.mark.parametrize("dropout", [0.05, 0.5])
 def test_the_mask_keeps_the_share_it_should(dropout: float) -> None:
     torch.manual_seed(0)
-    mask = linear.kept_mask(torch.Size([401, 499]), dropout, torch.device("cpu"))
-    assert mask.float().mean().item() == pytest.approx(1 - dropout, abs=4e-3)
-    assert not torch.equal(mask, linear.kept_mask(mask.shape, dropout, torch.device("cpu")))
+    mask = kept_mask(torch.Size([401, 499]), dropout, torch.device("cpu"))
+    assert set(mask.unique().tolist()) == {-1, 0}
+    stays = (mask != 0).float()
+    assert stays.mean().item() == pytest.approx(1 - dropout, abs=4e-3)
+    assert not torch.equal(mask, kept_mask(mask.shape, dropout, torch.device("cpu")))
     for lane in range(4):
-        assert mask.flatten()[lane::4].float().mean().item() == pytest.approx(1 - dropout, abs=8e-3)
+        assert stays.flatten()[lane::4].mean().item() == pytest.approx(1 - dropout, abs=8e-3)
 
 
-def test_with_dropout_rows_share_nothing_while_training(tiny_tokenizer_folder: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_a_mask_keeps_is_what_it_was(dtype: torch.dtype) -> None:
+    x = torch.randn(9, 40).to(dtype)[:, :32]  # as columns of a wider buffer
+    mask = kept_mask(x.shape, 0.5, x.device)
+    assert torch.equal(kept(x, mask), torch.where(mask != 0, x, 0))
+    assert kept(x, None) is x
+
+
+def test_with_dropout_rows_share_their_beginning_and_drop_anew_at_each_step(tiny_tokenizer_folder: Path) -> None:
     model, batch = tuned(KINDS["llama"], dropout=0.2), batch_of(tiny_tokenizer_folder)
     lengths = []
     with FastPath(model) as path:
         model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: lengths.append(args[0].shape[1]))
-        path.loss(model.train(), batch)
-        path.loss(model.eval(), batch)
-    assert lengths[0] == int(batch["attention_mask"].sum()) > lengths[1]
+        drops = (True, True, False, False)
+        losses = [float(path.loss(model.train(training), batch)[0].detach()) for training in drops]
+    assert set(lengths) == {pack(batch, share=True).input_ids.shape[1]}
+    assert lengths[0] < int(batch["attention_mask"].sum())
+    assert len(set(losses[:3])) == 3
+    assert losses[2] == losses[3]
 
 
 def test_in_bf16_a_small_delta_is_not_lost_to_rounding() -> None:

@@ -120,7 +120,7 @@ class _Heads(torch.autograd.Function):
         *adapter: torch.Tensor,
     ) -> torch.Tensor:
         buffer = filled(x, shape.first)
-        side, masks = shape.first.forward(buffer)
+        side, mask = shape.first.forward(buffer)
         *turned, values = shape.parted(side)
         inverses, ready = [], []
         for heads, found, scale in zip(turned, shape.norms, (shape.heard.scale, 1.0), strict=True):
@@ -138,15 +138,15 @@ class _Heads(torch.autograd.Function):
         shape.grouped(inner[:, : shape.last.width]).copy_(out.view(shape.keys, len(buffer), -1, shape.size))
         result, more = shape.last.forward(inner)
         # Norms need what they took; it is in `side`.
-        ctx.save_for_backward(buffer, inner, *ready, value, cos, sin, side if inverses else None, *masks, *more)
+        ctx.save_for_backward(buffer, inner, *ready, value, cos, sin, side if inverses else None, mask, more)
         ctx.pack, ctx.own, ctx.kept, ctx.inverses, ctx.shape, ctx.dtype = pack, shape, kept, inverses, x.shape, x.dtype
         return result.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         shape, kept, ctx.kept = ctx.own, ctx.kept, None
-        buffer, inner, query, key, value, cos, sin, side, *masks = ctx.saved_tensors
-        d_inner, last = shape.last.backward(back_filled(grads[0], shape.last), inner, masks[3:], True)
+        buffer, inner, query, key, value, cos, sin, side, mask, more = ctx.saved_tensors
+        d_inner, last = shape.last.backward(back_filled(grads[0], shape.last), inner, more, True)
         d_out = shape.grouped(d_inner).float().flatten(1, 2)
         d_query, d_key, d_value = rows.backward(d_out, query, key, value, ctx.pack, shape.heard.window, kept)
         d_side = shape.first.back_room(len(buffer))
@@ -162,7 +162,7 @@ class _Heads(torch.autograd.Function):
                 flat = shape.parted(side)[index].float().reshape(-1, shape.size)
                 norm.backward(wide.view(flat.shape), flat, found.scale(), next(inverses), wide.view(flat.shape))
             into[index].copy_(wide)
-        d_x, first = shape.first.backward(d_side, buffer, masks[:3], ctx.needs_input_grad[0])
+        d_x, first = shape.first.backward(d_side, buffer, mask, ctx.needs_input_grad[0])
         return back(d_x, ctx), None, None, None, None, *first, *last
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear
 
-_LANES = 4
+from actune.tune.fast.dropout import kept, kept_mask
+
 # Sides go up to a multiple of this: AMX takes 32 bf16 at a time, and a remainder costs a fifth of a product.
 _WIDTH = 32
 
@@ -81,20 +82,6 @@ def ready(layers: Sequence[Any]) -> bool:
     )
 
 
-def kept_mask(shape: torch.Size, dropout: float, device: torch.device) -> torch.Tensor:
-    """Draw which values stay, with a probability that is right to 1 in 65 536.
-
-    Four draws come from each random word of 64 bits: torch's own mask takes seven times as long on a CPU.
-
-    Returns:
-        Booleans of that shape.
-    """
-    count = shape.numel()
-    words = torch.empty(-(-count // _LANES), dtype=torch.int64, device=device).random_(-(1 << 63), None)
-    border = round(dropout * 65536) - 32768
-    return (words.view(torch.int16)[:count] >= border).view(shape)
-
-
 class Joined:
     """Layers over one input. Their frozen weights move into one matrix, of which each layer's weight is a view then.
 
@@ -145,29 +132,31 @@ class Joined:
         buffer[:, self.height + self.rank :] = 0
         return buffer
 
-    def forward(self, buffer: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    def forward(self, buffer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Compute the outputs from a filled `room`.
 
         Returns:
-            Outputs side by side [length, height], and the masks of dropout, one a layer, for `backward`.
+            Outputs side by side [length, height], and the mask of dropout [length, width] for `backward`: one for all
+            layers over this input, as LoRA's authors have it (`MergedLinear` of github.com/microsoft/LoRA), where peft
+            draws one for each.
         """
         self._fill()
-        x, masks = buffer[:, : self.width], list[torch.Tensor | None]()
-        at = self.height
-        for layer, ranks in zip(self.layers, self.ranks, strict=True):
-            dropout = 0.0 if type(layer) is torch.nn.Linear else _dropout(layer)
-            masks.append(None)
+        x, mask = buffer[:, : self.width], None
+        if self.rank:
+            dropout, a = self._dropout(), self.matrix[self.height : self.height + self.rank, : self.width]
             if dropout:
-                # As numbers: booleans times bf16 take five times as long. What stays is scaled on the thin side.
-                masks[-1] = mask = kept_mask(x.shape, dropout, x.device).to(x.dtype)
-                a = self.matrix[at : at + ranks.stop - ranks.start, : self.width]
-                torch.mm(x * mask, a.t(), out=buffer[:, ranks]).mul_(1 / (1 - dropout))
-            at += ranks.stop - ranks.start
-        if self.rank and all(mask is None for mask in masks):
-            into = buffer[:, self.width : self.width + self.rank]
-            torch.mm(x, self.matrix[self.height : self.height + self.rank, : self.width].t(), out=into)
+                mask = kept_mask(x.shape, dropout, x.device)
+            thin = torch.mm(kept(x, mask), a.t(), out=buffer[:, self.width : self.width + self.rank])
+            if mask is not None:
+                thin.mul_(1 / (1 - dropout))  # what stays is scaled on the thin side
         out = torch.mm(buffer, self.matrix[: self.height].t())
-        return out if self.bias is None else out.add_(self.bias), masks
+        return out if self.bias is None else out.add_(self.bias), mask
+
+    def _dropout(self) -> float:
+        """Tell with what probability the adapter's input is dropped: peft has one number for all layers."""
+        layer = next(layer for layer in self.layers if type(layer) is Linear)
+        drop = layer.lora_dropout[layer.active_adapters[0]]
+        return float(drop.p) if layer.training and type(drop) is torch.nn.Dropout else 0.0
 
     def _fill(self) -> None:
         """Bring the adapter's values up to date in the matrix."""
@@ -181,52 +170,44 @@ class Joined:
                 at += ranks.stop - ranks.start
 
     def backward(
-        self, grad: torch.Tensor, buffer: torch.Tensor, masks: Sequence[torch.Tensor | None], wanted: bool
+        self, grad: torch.Tensor, buffer: torch.Tensor, mask: torch.Tensor | None, wanted: bool
     ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
         """Compute gradients.
 
         Args:
             grad: A filled `back_room`.
             buffer: What `forward` took.
-            masks: What `forward` gave.
+            mask: What `forward` gave.
             wanted: The gradient of the input is.
 
         Returns:
             That of the input [length, width], and those of `parameters`.
         """
         height, x = self.height, buffer[:, : self.width]
-        inner, d_inner = buffer[:, self.width : self.width + self.rank], grad[:, height : height + self.rank]
-        if self.rank:
-            torch.mm(grad[:, :height], self.matrix[:height, self.width : self.width + self.rank], out=d_inner)
-        drops = any(mask is not None for mask in masks)
-        d_a = d_inner.t() @ x if self.rank and not drops else None
-        d_b = inner.t() @ grad[:, :height] if self.rank else inner
+        inner, thin = buffer[:, self.width : self.width + self.rank], grad[:, height : height + self.rank]
         found: list[torch.Tensor] = []
-        total: torch.Tensor | None = None
-        for layer, span, ranks, mask in zip(self.layers, self.spans, self.ranks, masks, strict=True):
-            if type(layer) is torch.nn.Linear:
-                continue
-            name, own = layer.active_adapters[0], slice(ranks.start - self.width, ranks.stop - self.width)
-            a, b, thin = layer.lora_A[name].weight, layer.lora_B[name].weight, d_inner[:, own]
+        if self.rank:
+            torch.mm(grad[:, :height], self.matrix[:height, self.width : self.width + self.rank], out=thin)
             if mask is not None:
-                thin = thin * (1 / (1 - _dropout(layer)))
-            part = d_a[own] if d_a is not None else thin.t() @ (x if mask is None else x * mask)
-            found += [part.to(a.dtype), (d_b[own, span].t() * layer.scaling[name]).to(b.dtype)]
-            if drops and wanted:
-                # In bf16 a small part goes in first, inside one sum; what is there already is as large as itself.
-                more = thin @ self.matrix[height + own.start : height + own.stop, : self.width]
-                more = more if mask is None else more.mul_(mask)
-                total = more if total is None else total.add_(more)
+                thin.mul_(1 / (1 - self._dropout()))
+            found = self._of_adapter(thin.t() @ kept(x, mask), inner.t() @ grad[:, :height])
         if not wanted:
             return None, found
-        if total is None:
+        if mask is None:
             return grad @ self.matrix[:, : self.width], found
-        return total.addmm_(grad[:, :height], self.matrix[:height, : self.width]), found
+        # In bf16 the small part goes in first, inside one sum; what is there already is as large as itself.
+        more = kept(thin @ self.matrix[height : height + self.rank, : self.width], mask)
+        return more.addmm_(grad[:, :height], self.matrix[:height, : self.width]), found
 
-
-def _dropout(layer: Any) -> float:
-    drop = layer.lora_dropout[layer.active_adapters[0]]
-    return float(drop.p) if layer.training and type(drop) is torch.nn.Dropout else 0.0
+    def _of_adapter(self, d_a: torch.Tensor, d_b: torch.Tensor) -> list[torch.Tensor]:
+        """Part gradients [rank, width] and [rank, height] of all layers into those of `parameters`."""
+        found: list[torch.Tensor] = []
+        for layer, span, ranks in zip(self.layers, self.spans, self.ranks, strict=True):
+            if type(layer) is Linear:
+                name, own = layer.active_adapters[0], slice(ranks.start - self.width, ranks.stop - self.width)
+                a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+                found += [d_a[own].to(a.dtype), (d_b[own, span].t() * layer.scaling[name]).to(b.dtype)]
+        return found
 
 
 class _Project(torch.autograd.Function):
@@ -236,15 +217,15 @@ class _Project(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, joined: Joined, *adapter: torch.Tensor) -> torch.Tensor:
         buffer = joined.room(x, x.numel() // x.shape[-1])
         buffer[:, : joined.width] = x.reshape(-1, x.shape[-1])
-        out, masks = joined.forward(buffer)
-        ctx.save_for_backward(buffer, *masks)
+        out, mask = joined.forward(buffer)
+        ctx.save_for_backward(buffer, mask)
         ctx.joined, ctx.shape, ctx.dtype = joined, x.shape, x.dtype
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        buffer, *masks = ctx.saved_tensors
+        buffer, mask = ctx.saved_tensors
         grad = ctx.joined.back_room(len(buffer))
         grad[:, : ctx.joined.height] = grads[0].reshape(len(buffer), -1)
-        d_x, found = ctx.joined.backward(grad, buffer, masks, ctx.needs_input_grad[0])
+        d_x, found = ctx.joined.backward(grad, buffer, mask, ctx.needs_input_grad[0])
         return None if d_x is None else d_x.view(ctx.shape).to(ctx.dtype), None, *found

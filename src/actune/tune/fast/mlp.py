@@ -43,21 +43,21 @@ class _Mlp(torch.autograd.Function):
         *adapter: torch.Tensor,
     ) -> torch.Tensor:
         buffer = filled(x, both)
-        sides, masks = both.forward(buffer)
+        sides, mask = both.forward(buffer)
         hidden = down.room(x, len(buffer))
         active = gate.forward(sides, act, kind, hidden[:, : down.width])
         out, more = down.forward(hidden)
-        ctx.save_for_backward(buffer, sides, hidden, active, *masks, *more)
+        ctx.save_for_backward(buffer, sides, hidden, active, mask, more)
         ctx.both, ctx.down, ctx.act, ctx.kind, ctx.shape, ctx.dtype = both, down, act, kind, x.shape, x.dtype
         return out.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         both, down = ctx.both, ctx.down
-        buffer, sides, hidden, active, *masks = ctx.saved_tensors
-        d_hidden, last = down.backward(back_filled(grads[0], down), hidden, masks[2:], True)
+        buffer, sides, hidden, active, mask, more = ctx.saved_tensors
+        d_hidden, last = down.backward(back_filled(grads[0], down), hidden, more, True)
         d_sides = both.back_room(len(buffer))
         into = d_sides[:, : both.height].tensor_split(2, 1)
         gate.backward(d_hidden, sides, ctx.act, ctx.kind, active, into)
-        d_x, first = both.backward(d_sides, buffer, masks[:2], ctx.needs_input_grad[0])
+        d_x, first = both.backward(d_sides, buffer, mask, ctx.needs_input_grad[0])
         return back(d_x, ctx), None, None, None, None, *first, *last
