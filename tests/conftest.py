@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if _CACHE in config.stash:
         shutil.rmtree(config.stash[_CACHE])
         del os.environ["ACTUNE_CACHE"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _little_calibration() -> Iterator[None]:
+    """Let trainings of tests calibrate on 16 rows, not 48: of a tiny base's training that is the greater part."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("actune.tune.finish.MOST_ROWS", 16)
+        yield
 
 
 NAMES = (

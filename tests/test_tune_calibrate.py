@@ -114,3 +114,11 @@ def test_in_the_end_a_gate_is_looked_for_again_whatever_was_taken_at_the_start(m
     acting, found = calibrate(engine(9.0), PromptFormat.for_rows(data, TOKENIZER), data)
     assert acting.gate is None
     assert any(tried.get("gate") is not None for tried in found["tried"])
+
+
+def test_with_one_answer_a_row_a_gate_is_found_and_nothing_more_is_asked():
+    data = rows(16, 1)
+    acting, found = calibrate(engine(9.0), PromptFormat.for_rows(data, TOKENIZER), data, each=1)
+    assert acting.gate is not None
+    assert found["written"] == len(data)
+    assert _worth(found["chosen"]) > _worth(found["start"])

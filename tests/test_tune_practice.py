@@ -18,7 +18,7 @@ from actune.data.load import load_rows
 from actune.data.rows import Row
 from actune.errors import UserError
 from actune.prompt import SYSTEM, PromptFormat
-from actune.tune import corpus, hold
+from actune.tune import corpus, finish, hold
 from actune.tune import practice as room
 from actune.tune.command import train
 from actune.tune.corpus import corpus_for
@@ -107,7 +107,9 @@ def test_rows_that_the_practice_kept_help_to_measure_trainings_that_start_from_i
     asked = [row for row in kept if any(name.startswith("only-") for name in row.actions)]
     assert 0 < len(asked) < 8
     assert sorted(row.question for row in asked) == sorted(row.question for row in (*found["en"], *found["zh"]))
-    assert corpus.unseen({}, "en") == corpus.unseen({"folder": str(at / "gone")}, "en") == []
+    assert corpus.unseen({"folder": str(at / "gone")}, "en") == []
+    # Without a practice nothing was trained on any of them.
+    assert corpus.unseen({}, "en") == load_rows([at / "corpus" / "en.jsonl"])
 
 
 def test_what_has_practised_is_trained_more_gently_unless_told(at: Path, tiny_base: Path) -> None:
@@ -131,6 +133,16 @@ def test_without_it_the_adapter_is_fresh(at: Path, tiny_base: Path, capsys: pyte
     assert all(p.abs().max() < 1e-6 for name, p in load_file(run / WEIGHTS).items() if "lora_B" in name)
     assert read_manifest(run).practice == {}
     assert "from the bare base\n" in capsys.readouterr().err
+
+
+def test_without_it_a_small_table_learns_when_to_act_on_rows_of_ours_and_origin_does_not(
+    at: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = len(corpus.unseen({}, "en"))
+    tune(at, tiny_base, "gated", TrainOptions(epochs=1, practice="off", valid=0.0))
+    assert f"(on {min(ours, finish.MOST_ROWS)} rows that were not trained on" in capsys.readouterr().err
+    tune(at, tiny_base, "bare", TrainOptions(epochs=1, recipe="origin"))
+    assert "0 validation rows are too few" in capsys.readouterr().err
 
 
 def test_an_adapter_of_another_shape_goes_without_and_says_so(

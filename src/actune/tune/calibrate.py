@@ -74,6 +74,7 @@ class _Search:
 
     engine: LocalEngine
     asked: list[_Asked]
+    each: int = WRITTEN
     written: int = 0
     tried: dict[Acting, dict[str, float | None]] = field(default_factory=dict)
 
@@ -108,7 +109,7 @@ class _Search:
     def affords(self, acting: Acting) -> bool:
         """Tell whether the answers that are missing may still be written."""
         missing = sum(one.outcome(acting) is None for one in self.asked)
-        return self.written + missing <= WRITTEN * len(self.asked)
+        return self.written + missing <= self.each * len(self.asked)
 
     def _write(self, missing: list[_Asked], acting: Acting) -> None:
         traces = [Trace(brief=True) for _ in missing]
@@ -127,17 +128,20 @@ class _Search:
         return [*events, *reader.close()]
 
 
-def calibrate(engine: LocalEngine, fmt: PromptFormat, rows: Sequence[Row]) -> tuple[Acting, dict[str, Any]]:
+def calibrate(
+    engine: LocalEngine, fmt: PromptFormat, rows: Sequence[Row], each: int = WRITTEN
+) -> tuple[Acting, dict[str, Any]]:
     """Find the numbers with the best f1 that still leave rows without an action alone.
 
     One number after the other, each over its grid with the others held; greedy answers, at most `MOST_ROWS` rows. An
     answer is written again only for numbers under which it would be another one, and only as long as it acts; beyond
-    `WRITTEN` answers a row, numbers that need more are left out.
+    `each` answers a row, numbers that need more are left out: with one, little more than the gate is looked for.
 
     Args:
         engine: With the tuned model, in evaluation mode.
         fmt: The run's prompt format.
         rows: Validation rows with scripts; never those that are reported on.
+        each: Answers written for a row at most, on average.
 
     Returns:
         The numbers, `START` with fewer than `LEAST_ROWS` rows, and what was tried: ``rows``, ``written`` (answers),
@@ -150,16 +154,21 @@ def calibrate(engine: LocalEngine, fmt: PromptFormat, rows: Sequence[Row]) -> tu
             f"验证数据只有 {len(kept)} 行 (至少 {LEAST_ROWS} 行), 不足以校准何时行动",
         )
         return START, {"rows": len(kept), "written": 0, "note": note, "tried": []}
-    asked = min(MOST_ROWS, len(kept))
-    spread = [kept[place * len(kept) // asked] for place in range(asked)]
-    search = _Search(engine, [_Asked(row, _request(engine, fmt, row)) for row in spread])
+    some = spread(kept, MOST_ROWS)
+    search = _Search(engine, [_Asked(row, _request(engine, fmt, row)) for row in some], each)
     best = _gate(search, START)
     for step in (_count, _choice, _first, _next):
         best = search.best(best, step(search, best))
     best = _gate(search, best)  # the choice has changed since, and with it what each gate is worth
     tried = [{**acting.to_dict(), **_brief(scores)} for acting, scores in search.tried.items()]
     found = {"start": search.tried[START], "chosen": search.tried[best], "tried": tried}
-    return best, {"rows": asked, "written": search.written, "note": "", **found}
+    return best, {"rows": len(some), "written": search.written, "note": "", **found}
+
+
+def spread(rows: Sequence[Row], many: int) -> list[Row]:
+    """Take at most so many rows, from all over."""
+    many = min(many, len(rows))
+    return [rows[place * len(rows) // many] for place in range(many)]
 
 
 def _count(search: _Search, acting: Acting) -> Iterator[Acting]:

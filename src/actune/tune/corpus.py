@@ -33,15 +33,21 @@ def corpus_for(tokenizer: Any, language: Language | None = None) -> list[Path]:
 
 
 def unseen(start: dict[str, Any], language: str) -> list[Row]:
-    """Return rows in a language that the practice kept for its own validation; none without a practice.
+    """Return rows in a language that nothing was trained on: without a practice all of the corpus.
 
-    They are good for measuring how a training acts that started from it, when its own validation rows are few. Many
-    rows of the corpus ask other things of the same list: those whose list was trained on are left out.
+    They are good for measuring how a training acts, when its own validation rows are few. Of a practice they are what
+    it kept for its own validation. Many rows of the corpus ask other things of the same list: those whose list was
+    trained on are left out.
 
     Args:
         start: As `start_of` gave it.
         language: Of the training's prompt.
     """
+    if not start:
+        from actune.data.table import read_table
+
+        file = CORPUS / f"{language}.jsonl"
+        return list(read_table(file).rows) if file.is_file() else []
     trained = {frozenset(row.actions) for row in practised(start, language)}
     return [row for row in _kept(start, language) if frozenset(row.actions) not in trained]
 

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 
 from actune.base.load import pick_dtype
 from actune.base.quantize import is_quantized
+from actune.data.rows import Row
 from actune.errors import either
 from actune.script.acting import Acting
 from actune.tune import corpus, guards, memory, metrics, practice, resume, several
-from actune.tune.calibrate import MOST_ROWS, calibrate
+from actune.tune.calibrate import LEAST_ROWS, MOST_ROWS, WRITTEN, calibrate, spread
 from actune.tune.command import WRITTEN_LAST
 from actune.tune.dataset import collate
 from actune.tune.exam import engine_for
@@ -84,13 +85,11 @@ def finish(prepared: Prepared, trainer: RowTrainer, steps: int, out: Path, conso
 
 
 def _calibrated(prepared: Prepared, trainer: RowTrainer) -> tuple[Acting, dict[str, Any]]:
-    """Find when and how to act on rows that nothing was trained on: the run's own, and those of its practice."""
+    """Find when and how to act on rows that nothing was trained on."""
     if prepared.settings.recipe == practice.SETTINGS.recipe:
         return Acting(), {}  # it is there to be trained further
     fmt, model = prepared.train.fmt, trainer.model
-    own = list(prepared.valid.rows) if prepared.valid else []
-    more = corpus.unseen(prepared.manifest.practice, fmt.language)
-    rows = [*own, *more[: max(0, MOST_ROWS - len(own))]]
+    rows, each = _measured_on(prepared)
     # As in use: in its dtype, folded into the weights, unless that would round the adapter away.
     folded = not is_quantized(model)
     if folded and pick_dtype(model.device) == torch.float32:
@@ -99,10 +98,23 @@ def _calibrated(prepared: Prepared, trainer: RowTrainer) -> tuple[Acting, dict[s
     if folded:
         model.merge_adapter()
     try:
-        return calibrate(engine, fmt, rows)
+        return calibrate(engine, fmt, rows, each)
     finally:
         if folded:
             model.unmerge_adapter()
+
+
+def _measured_on(prepared: Prepared) -> tuple[list[Row], int]:
+    """Gather rows that nothing was trained on, and say how many answers each of them is worth."""
+    start, language = prepared.manifest.practice, prepared.train.fmt.language
+    own = list(prepared.valid.rows) if prepared.valid else []
+    missing = max(0, MOST_ROWS - len(own))
+    if start:
+        return [*own, *corpus.unseen(start, language)[:missing]], WRITTEN
+    # Few rows and no practice: without ours such a run acts where nothing is wanted; the recipe `origin` stays bare.
+    if prepared.settings.remember and len(own) < LEAST_ROWS:
+        return [*own, *spread(corpus.unseen(start, language), missing)], 1
+    return own, WRITTEN
 
 
 def _place(folder: Path, out: Path) -> None:
