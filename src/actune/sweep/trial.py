@@ -60,7 +60,7 @@ def scores_of(all_: Sweep, folder: Path, params: dict[str, Any]) -> list[float]:
     for number, held in enumerate(all_.held):
         out = folder / f"fold-{number}"
         rows = [row for place, row in enumerate(all_.rows) if place not in held]
-        if run_in(out, all_.files, rows, all_.base, [options], resume=False, trust=all_.trust):
+        if run_in(out, all_.files, rows, all_.base, [options], resume=False, trust=all_.trust, calibrate=False):
             raise KeyboardInterrupt
         score = _score(out, [all_.rows[place] for place in sorted(held)], all_, options)
         _strip(out)

@@ -75,6 +75,7 @@ def run_in(
     *,
     resume: bool,
     trust: bool,
+    calibrate: bool = True,
 ) -> int:
     """Train in a folder, alone.
 
@@ -86,6 +87,7 @@ def run_in(
         wanted: All settings, or layers of options of which the first that sets one wins.
         resume: Go on with what is in the folder.
         trust: Run the base's own code.
+        calibrate: Find at the end when and how to act; what is only trained further, or compared, need not.
 
     Returns:
         Exit code: 0, or 130 if the user interrupted the run.
@@ -115,7 +117,7 @@ def run_in(
         if settings.quantize:
             give_back_freed()
         prepared = prepare(files, rows, base, settings, previous, trust)
-        return _run(prepared, out, new=previous is None, main=main)
+        return _run(prepared, out, new=previous is None, main=main, calibrate=calibrate)
 
 
 def _settled(base: Source, wanted: Sequence[TrainOptions], rows: Sequence[Row], trust: bool) -> Settings:
@@ -152,7 +154,7 @@ def _check_loggers(settings: Settings) -> None:
         )
 
 
-def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
+def _run(prepared: Any, out: Path, *, new: bool, main: bool, calibrate: bool) -> int:
     """Train, and write the run's end."""
     from actune.tune import finish, metrics, plan, practice, prepare, resume
     from actune.tune.fast.proof import settled
@@ -184,7 +186,7 @@ def _run(prepared: Any, out: Path, *, new: bool, main: bool) -> int:
         more = ("", "") if settings.recipe == practice.SETTINGS.recipe else (" with --resume", "加 --resume")
         console.print(either(f"Interrupted. Go on: the same command{more[0]}", f"已中断。继续: 同一命令{more[1]}"))
         return 130
-    finish.finish(prepared, trainer, size.steps, out, console, main)
+    finish.finish(prepared, trainer, size.steps, out, console, main, calibrate)
     console.print(either(f"done: {out}", f"完成: {out}"), markup=False, highlight=False)
     return 0
 

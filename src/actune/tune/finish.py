@@ -18,8 +18,9 @@ from actune.base.quantize import is_quantized
 from actune.data.rows import Row
 from actune.errors import either
 from actune.script.acting import Acting
-from actune.tune import corpus, guards, memory, metrics, practice, resume, several
-from actune.tune.calibrate import LEAST_ROWS, MOST_ROWS, WRITTEN, calibrate, spread
+from actune.tune import calibrate as calibration
+from actune.tune import corpus, guards, memory, metrics, resume, several
+from actune.tune.calibrate import LEAST_ROWS, MOST_ROWS, WRITTEN, spread
 from actune.tune.command import WRITTEN_LAST
 from actune.tune.dataset import collate
 from actune.tune.exam import engine_for
@@ -52,7 +53,9 @@ def choose(history: Sequence[dict[str, Any]], last: int, steps: int) -> dict[str
     return {"step": line["step"], "of": steps, "by": by, **scores, **early}
 
 
-def finish(prepared: Prepared, trainer: RowTrainer, steps: int, out: Path, console: Console, main: bool) -> None:
+def finish(
+    prepared: Prepared, trainer: RowTrainer, steps: int, out: Path, console: Console, main: bool, calibrate: bool
+) -> None:
     """Put the best adapter on top of the run, and say and write down where it is from and how it decides to act.
 
     Args:
@@ -62,6 +65,7 @@ def finish(prepared: Prepared, trainer: RowTrainer, steps: int, out: Path, conso
         out: The run's folder.
         console: Where it is said.
         main: Whether this process writes; the others only take part in measuring.
+        calibrate: Find when and how to act.
 
     Raises:
         UserError: What was saved is not what was trained.
@@ -76,7 +80,8 @@ def finish(prepared: Prepared, trainer: RowTrainer, steps: int, out: Path, conso
     if "eval_loss" in best:
         guards.check_best(trainer.validation_loss(), best["eval_loss"], folder, trainer.model.dtype)
     # A model that is shared out computes only where all take part; of whole ones, the main process's is enough.
-    acting, found = _calibrated(prepared, trainer) if main or several.sharded() else (Acting(), {})
+    asks = calibrate and (main or several.sharded())
+    acting, found = _calibrated(prepared, trainer) if asks else (Acting(), {})
     if main:
         tell(console, best, len(prepared.valid or ()), acting, found)
         _place(folder, out)
@@ -86,8 +91,6 @@ def finish(prepared: Prepared, trainer: RowTrainer, steps: int, out: Path, conso
 
 def _calibrated(prepared: Prepared, trainer: RowTrainer) -> tuple[Acting, dict[str, Any]]:
     """Find when and how to act on rows that nothing was trained on."""
-    if prepared.settings.recipe == practice.SETTINGS.recipe:
-        return Acting(), {}  # it is there to be trained further
     fmt, model = prepared.train.fmt, trainer.model
     rows, each = _measured_on(prepared)
     # As in use: in its dtype, folded into the weights, unless that would round the adapter away.
@@ -98,7 +101,7 @@ def _calibrated(prepared: Prepared, trainer: RowTrainer) -> tuple[Acting, dict[s
     if folded:
         model.merge_adapter()
     try:
-        return calibrate(engine, fmt, rows, each)
+        return calibration.calibrate(engine, fmt, rows, each)
     finally:
         if folded:
             model.unmerge_adapter()

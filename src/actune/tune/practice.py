@@ -114,7 +114,8 @@ def practice(
     begun = time.monotonic()
     # What is practised must not hang on the number of processes: the folder's name does not tell it.
     settings = several.shared_out(SETTINGS, 1)
-    status = run_in(out, files, rows, found, settings, resume=(out / MANIFEST).is_file(), trust=trust_remote_code)
+    going = (out / MANIFEST).is_file()
+    status = run_in(out, files, rows, found, settings, resume=going, trust=trust_remote_code, calibrate=False)
     minutes = (time.monotonic() - begun) / 60
     if status == 0:
         console.print(
