@@ -108,8 +108,16 @@ def test_rows_that_the_practice_kept_help_to_measure_trainings_that_start_from_i
     assert 0 < len(asked) < 8
     assert sorted(row.question for row in asked) == sorted(row.question for row in (*found["en"], *found["zh"]))
     assert corpus.unseen({"folder": str(at / "gone")}, "en") == []
-    # Without a practice nothing was trained on any of them.
-    assert corpus.unseen({}, "en") == load_rows([at / "corpus" / "en.jsonl"])
+
+
+def test_without_a_practice_rows_of_ours_are_rehearsed_and_others_are_measured_with(at: Path) -> None:
+    rehearsed, measured = corpus.rehearsed({}, "en"), corpus.unseen({}, "en")
+    rows = load_rows([at / "corpus" / "en.jsonl"])
+    assert sorted(row.question for row in (*rehearsed, *measured)) == sorted(row.question for row in rows)
+    assert rehearsed
+    assert measured
+    assert not {frozenset(row.actions) for row in rehearsed} & {frozenset(row.actions) for row in measured}
+    assert corpus.rehearsed({}, "fr") == corpus.unseen({}, "fr") == []
 
 
 def test_what_has_practised_is_trained_more_gently_unless_told(at: Path, tiny_base: Path) -> None:
@@ -122,10 +130,9 @@ def test_what_has_practised_is_trained_more_gently_unless_told(at: Path, tiny_ba
 
 def test_a_training_rehearses_rows_that_the_practice_trained_on(at: Path, tiny_base: Path) -> None:
     start = {"folder": str(practised(at))}
-    rows = corpus.practised(start, "en")
+    rows = corpus.rehearsed(start, "en")
     assert rows
     assert not {row.question for row in rows} & {row.question for row in corpus.unseen(start, "en")}
-    assert corpus.practised({}, "en") == []
 
 
 def test_without_it_the_adapter_is_fresh(at: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,8 +143,9 @@ def test_without_it_the_adapter_is_fresh(at: Path, tiny_base: Path, capsys: pyte
 
 
 def test_without_it_a_small_table_learns_when_to_act_on_rows_of_ours_and_origin_does_not(
-    at: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
+    at: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(corpus, "EACH_APART", 1)
     ours = len(corpus.unseen({}, "en"))
     tune(at, tiny_base, "gated", TrainOptions(epochs=1, practice="off", valid=0.0))
     assert f"(on {min(ours, finish.MOST_ROWS)} rows that were not trained on" in capsys.readouterr().err
@@ -153,6 +161,17 @@ def test_an_adapter_of_another_shape_goes_without_and_says_so(
     assert "practice needs rank 16" in capsys.readouterr().err
     with pytest.raises(UserError, match="rank 16"):
         tune(at, tiny_base, "rank-4-on", TrainOptions(epochs=1, rank=4, practice="on"))
+
+
+def test_what_has_not_practised_rehearses_rows_of_ours_unless_told(
+    at: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACTUNE_CACHE", str(at / "another cache"))
+    beside = tune(at, tiny_base, "beside", TrainOptions(epochs=1, valid=0.0))
+    assert "from the bare base, rows of ours rehearsed beside yours (actune practice" in capsys.readouterr().err
+    alone = tune(at, tiny_base, "alone", TrainOptions(epochs=1, valid=0.0, practice="off"))
+    assert "from the bare base\n" in capsys.readouterr().err
+    assert read_manifest(beside).probe["memory"] != read_manifest(alone).probe["memory"]
 
 
 def test_what_has_not_practised_is_told_how(at: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

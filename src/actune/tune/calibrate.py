@@ -149,11 +149,7 @@ def calibrate(
     """
     kept = [row for row in rows if row.script]
     if len(kept) < LEAST_ROWS:
-        note = either(
-            f"{len(kept)} validation rows are too few (at least {LEAST_ROWS}) to set when and how to act",
-            f"验证数据只有 {len(kept)} 行 (至少 {LEAST_ROWS} 行), 不足以校准何时行动",
-        )
-        return START, {"rows": len(kept), "written": 0, "note": note, "tried": []}
+        return START, none_found(len(kept))
     some = spread(kept, MOST_ROWS)
     search = _Search(engine, [_Asked(row, _request(engine, fmt, row)) for row in some], each)
     best = _gate(search, START)
@@ -163,6 +159,15 @@ def calibrate(
     tried = [{**acting.to_dict(), **_brief(scores)} for acting, scores in search.tried.items()]
     found = {"start": search.tried[START], "chosen": search.tried[best], "tried": tried}
     return best, {"rows": len(some), "written": search.written, "note": "", **found}
+
+
+def none_found(rows: int) -> dict[str, Any]:
+    """Say what `calibrate` does of so few rows."""
+    note = either(
+        f"{rows} validation rows are too few (at least {LEAST_ROWS}) to set when and how to act",
+        f"验证数据只有 {rows} 行 (至少 {LEAST_ROWS} 行), 不足以校准何时行动",
+    )
+    return {"rows": rows, "written": 0, "note": note, "tried": []}
 
 
 def spread(rows: Sequence[Row], many: int) -> list[Row]:

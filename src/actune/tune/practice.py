@@ -199,6 +199,8 @@ def tell(console: Console, start: dict[str, Any], settings: Settings, base: str)
         line = either(f"start    from practice on {start['rows']} rows", f"起点   已在 {start['rows']} 行上练习")
     else:
         line = either("start    from the bare base", "起点   未练习的基座")
+        if settings.remember and settings.practice != "off":
+            line += either(", rows of ours rehearsed beside yours", ", 同时温习我们的数据")
         ours, theirs = SETTINGS.to_dict(), settings.to_dict()
         apart = ", ".join(f"{key} {ours[key]}" for key in SHARED if ours[key] != theirs[key])
         if settings.practice == "off":
@@ -208,7 +210,7 @@ def tell(console: Console, start: dict[str, Any], settings: Settings, base: str)
         else:
             command = f"actune practice --base {base}"
             line += either(f" ({command} once, and it acts better)", f" (先运行一次 {command}, 行动会更准)")
-    console.print(line, markup=False, highlight=False)
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def load_into(model: Any, start: dict[str, Any]) -> None:

@@ -100,7 +100,7 @@ def prepare(
         _new_manifest(files, rows, (len(some.train), len(valid)), source, settings, fmt, model),
         practice=practice.start_of(source, some.tokenizer, settings, rows),
     )
-    held, memory = _held(model, some.train, source, manifest) if settings.remember else (None, None)
+    held, memory = _held(model, some.train, source, manifest, settings) if settings.remember else (None, None)
     check_memory(manifest.probe.get("memory"), memory)
     manifest = replace(manifest, probe=manifest.probe | {"memory": memory})
     checked = RowDataset(valid, some.tokenizer, fmt, None) if valid else None
@@ -158,11 +158,11 @@ def _planned(some: Read, settings: Settings, where: tuple[str, str], trust: bool
     return plan
 
 
-def _held(model: Any, train: RowDataset, source: Source, manifest: Manifest) -> tuple[Kept, str]:
+def _held(model: Any, train: RowDataset, source: Source, manifest: Manifest, settings: Settings) -> tuple[Kept, str]:
     """Gather what a training is held to, and its SHA-256."""
     tokenizer, fmt = train.tokenizer, train.fmt
     answers, memory = memories(model, tokenizer, fmt, source)
-    rows = corpus.practised(manifest.practice, fmt.language)
+    rows = corpus.rehearsed(manifest.practice, fmt.language) if settings.practice != "off" else []
     held = Kept(answers, RowDataset(rows, tokenizer, fmt, None), Told([*train.rows, *rows], tokenizer))
     return held, hashlib.sha256(f"{memory} {rows_hash(rows)}".encode()).hexdigest()
 
