@@ -35,9 +35,9 @@ from actune.script.events import Act
 from actune.script.parser import parse
 from actune.script.score import Outcome, tally
 from actune.tune import corpus, hold, split
+from actune.tune import practice as practising
 from actune.tune.command import WRITTEN_LAST, train
 from actune.tune.options import TrainOptions
-from actune.tune.practice import practice
 
 CHOOSING, HOLD_OUT, MOST_TOKENS, BATCH, CHUNK, SEED = 240, 0.2, 64, 16, 64, 1
 OWN = ("hold-out", "unpractised")
@@ -66,17 +66,20 @@ class Variant:
         lifts: Of its rows.
         remember: Weight of the distance from the base's answers to general questions.
         told: Questions trained at a step after the actions that they want.
+        bare: Start from the bare base, though it may have practised.
     """
 
     options: TrainOptions | None
     lifts: frozenset[augment.Lift] = augment.LIFTS
     remember: float = hold.WEIGHT
     told: int = hold.TOLD
+    bare: bool = False
 
 
 VARIANTS = {
     "base": Variant(None),
     "simple": Variant(SIMPLE, frozenset()),
+    "rehearsed": Variant(TrainOptions(), bare=True),
     "practice": Variant(PRACTISED, frozenset()),
     **{f"practice +{lift}": Variant(PRACTISED, frozenset({lift})) for lift in sorted(augment.ALL_LIFTS)},
     "practice -told": Variant(PRACTISED, frozenset(), told=0),
@@ -143,12 +146,14 @@ def read(table: Path, public: Path, more: Path | None, lang: str) -> Data:
 @contextmanager
 def lifted(variant: Variant) -> Iterator[None]:
     """Let trainings use a variant's lifts."""
-    before = augment.LIFTS, hold.WEIGHT, hold.TOLD
+    before = augment.LIFTS, hold.WEIGHT, hold.TOLD, practising.start_of
     augment.LIFTS, hold.WEIGHT, hold.TOLD = variant.lifts, variant.remember, variant.told
+    if variant.bare:
+        practising.start_of = lambda *_: {}
     try:
         yield
     finally:
-        augment.LIFTS, hold.WEIGHT, hold.TOLD = before
+        augment.LIFTS, hold.WEIGHT, hold.TOLD, practising.start_of = before
 
 
 def trained(name: str, variant: Variant, base: str, lang: Literal["en", "zh"], rows: Path, out: Path) -> str:
@@ -159,7 +164,7 @@ def trained(name: str, variant: Variant, base: str, lang: Literal["en", "zh"], r
     if not (run / WRITTEN_LAST).is_file():
         with lifted(variant):
             # A variant practises as it trains; what has practised so already is in the cache.
-            if variant.options.practice != "off" and practice(base=base, language=lang):
+            if variant.options.practice != "off" and not variant.bare and practising.practice(base=base, language=lang):
                 raise KeyboardInterrupt
             status = train([rows], base=base, out=run, options=variant.options, resume=(run / "actune.json").is_file())
         if status:
