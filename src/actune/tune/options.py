@@ -49,7 +49,7 @@ class TrainOptions:
     augment: Literal["on", "off"] | None = None
     """Add other rows' actions to a row's list and drop unused ones, anew each epoch [small on, origin off]."""
     practice: Literal["on", "off"] | None = None
-    """Start from what the base learnt in `actune practice` [on if the base has practised]."""
+    """Start from what the base learnt in `actune practice` [on if it has practised, else `small` rehearses ours]."""
     save_steps: int | None = None
     """Steps from one checkpoint to the next [an eighth of the run]."""
     loggers: str | None = None
