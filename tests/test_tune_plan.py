@@ -17,7 +17,8 @@ from actune.base.rates import Rates
 from actune.cli import app
 from actune.errors import UserError
 from actune.prompt import PromptFormat
-from actune.tune import finish, memory
+from actune.tune import calibrate as calibration
+from actune.tune import memory
 from actune.tune.command import train
 from actune.tune.dataset import RowDataset, collate, view_of
 from actune.tune.fast import proof
@@ -244,14 +245,14 @@ def test_a_hopeless_training_ends_before_anything_is_loaded(
 def test_a_base_in_bf16_is_widened_at_the_end_only_where_there_is_room(
     slack: float, dtype: torch.dtype, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table, seen, whole = tmp_path / "rows.jsonl", [], finish.calibrate
+    table, seen, whole = tmp_path / "rows.jsonl", [], calibration.calibrate
     write_rows(table, make_rows(24))
 
     def watched(engine, *more):
         seen.append(engine.model.dtype)
         return whole(engine, *more)
 
-    monkeypatch.setattr(finish, "calibrate", watched)
+    monkeypatch.setattr(calibration, "calibrate", watched)
     monkeypatch.setattr(memory, "SLACK", slack)  # none of the memory may be taken
     assert train([table], base=str(tiny_base), out=tmp_path / "run", options=TrainOptions(epochs=1, dtype="bf16")) == 0
     assert seen == [dtype]

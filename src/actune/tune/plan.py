@@ -137,15 +137,19 @@ def make_plan(
     """
     stored = config.dtype  # building a model from it changes it
     count, found = counted(train, valid, settings, processes), survey(train, settings)
-    once = whole = needed(found, settings, config, device, dtype, trust)
-    narrow = narrows(settings, config, device, dtype, once.step.how, trust)
+    # A step without values takes two seconds: it is taken in the one dtype that will most likely train.
+    narrow = narrows(settings, config, device, dtype, "fast", trust)
+    kind = torch.bfloat16 if narrow else dtype
+    once = needed(found, settings, config, device, kind, trust)
+    if narrow and once.step.how != "fast":
+        narrow, kind, once = False, dtype, needed(found, settings, config, device, dtype, trust)
+    whole = 2 * once.step.weights
     if narrow:
-        dtype = torch.bfloat16
-        once = rounded(whole, needed(found, settings, config, device, dtype, trust), found, config, stored)
+        once = rounded(whole, once, found, config, stored)
     twice, spared = memory.recomputes(once, settings, once.step.how == "fast", device), once
-    # A step without values takes a second: it is not taken to learn what nobody asks.
+    # Another one only to learn what somebody asks.
     if twice or not memory.fits(once, device):
-        spared = needed(found, settings, config, device, dtype, trust, twice=True)
+        spared = needed(found, settings, config, device, kind, trust, twice=True)
         spared = rounded(whole, spared, found, config, stored) if narrow else spared
     return Plan(count.rows, count.valid, count.steps, count.every, found, once, spared, twice)
 
@@ -187,11 +191,11 @@ def narrows(
     return left and bf16_pays(blank(config, settings, dtype, trust, most=1))
 
 
-def rounded(whole: Need, half: Need, found: Survey, config: Any, stored: torch.dtype | None) -> Need:
+def rounded(whole: int, half: Need, found: Survey, config: Any, stored: torch.dtype | None) -> Need:
     """Reckon the memory of a training whose base is read in fp32, proved and rounded.
 
     Args:
-        whole: What it would need in fp32.
+        whole: Bytes of the base in fp32.
         half: What it needs in bf16, once it trains.
         found: Its rows in tokens.
         config: The base's.
@@ -199,7 +203,7 @@ def rounded(whole: Need, half: Need, found: Survey, config: Any, stored: torch.d
     """
     text, share = config.get_text_config(), min(1.0, ROWS / len(found.largest["input_ids"]))
     words = text.vocab_size * text.hidden_size * (1 if text.tie_word_embeddings else 2)
-    held = whole.step.weights + half.step.weights
+    held = whole + half.step.weights
     # While two rows are computed in bf16, the base is there in both forms; and if its file is in fp32, its layers once
     # more in joined matrices (`fast.linear.Joined`): what was joined is still mapped. Other files are read, not mapped.
     joined = held - words * (4 + 2) if stored in (None, torch.float32) else 0

@@ -168,7 +168,7 @@ def reckon(some: Any, settings: Settings, device: Any, there: int, trust: bool =
         if kind == KINDS[0]:
             whole = once
         if kind == "bf16" and plan.narrows(these, some.config, device, DTYPES[KINDS[0]], whole.step.how, trust):
-            both = [plan.rounded(whole, half, survey, some.config, stored) for half in (once, spared)]
+            both = [plan.rounded(whole.step.weights, half, survey, some.config, stored) for half in (once, spared)]
             # A base that cannot be there in both forms at once can still be read in this one, if the user says so.
             if min(need.bytes for need in both) <= there:
                 once, spared = both
