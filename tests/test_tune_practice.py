@@ -145,12 +145,14 @@ def test_without_it_the_adapter_is_fresh(at: Path, tiny_base: Path, capsys: pyte
 def test_without_it_a_small_table_learns_when_to_act_on_rows_of_ours_and_origin_does_not(
     at: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("ACTUNE_CACHE", str(at / "a third cache"))
     monkeypatch.setattr(corpus, "EACH_APART", 1)
     ours = len(corpus.unseen({}, "en"))
-    tune(at, tiny_base, "gated", TrainOptions(epochs=1, practice="off", valid=0.0))
+    tune(at, tiny_base, "gated", TrainOptions(epochs=1, valid=0.0))
     assert f"(on {min(ours, finish.MOST_ROWS)} rows that were not trained on" in capsys.readouterr().err
-    tune(at, tiny_base, "bare", TrainOptions(epochs=1, recipe="origin"))
-    assert "0 validation rows are too few" in capsys.readouterr().err
+    for name, options in (("bare", TrainOptions(recipe="origin")), ("off", TrainOptions(practice="off", valid=0.0))):
+        tune(at, tiny_base, name, replace(options, epochs=1))
+        assert "0 validation rows are too few" in capsys.readouterr().err
 
 
 def test_an_adapter_of_another_shape_goes_without_and_says_so(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from actune.data.rows import Row
     from actune.prompt_format import Language
+    from actune.tune.options import Settings
 
 CORPUS = Path(__file__).parent.parent / "practice"
 # A base that has read much Chinese has words for it: Gemma 3 spends 0.82 tokens on a character of the corpus, SmolLM2,
@@ -32,6 +33,11 @@ def corpus_for(tokenizer: Any, language: Language | None = None) -> list[Path]:
     text = "".join(row.question for row in read_table(chinese).rows)
     tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
     return [CORPUS / "en.jsonl", *([chinese] if tokens <= MOST_TOKENS_A_CHARACTER * len(text) else [])]
+
+
+def joins(settings: Settings) -> bool:
+    """Tell whether rows of ours join in a training that starts from no practice: to rehearse, and to measure with."""
+    return settings.remember and settings.practice != "off"
 
 
 def unseen(start: dict[str, Any], language: str) -> list[Row]:

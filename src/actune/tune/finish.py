@@ -116,8 +116,8 @@ def _measured_on(prepared: Prepared) -> tuple[list[Row], int]:
     missing = max(0, MOST_ROWS - len(own))
     if start:
         return [*own, *corpus.unseen(start, language)[:missing]], WRITTEN
-    # Few rows and no practice: without ours such a run acts where nothing is wanted; the recipe `origin` stays bare.
-    if prepared.settings.remember and len(own) < LEAST_ROWS:
+    # Few rows and no practice: without ours such a run acts where nothing is wanted.
+    if corpus.joins(prepared.settings) and len(own) < LEAST_ROWS:
         return [*own, *spread(corpus.unseen(start, language), missing)], 1
     return own, WRITTEN
 

@@ -16,7 +16,7 @@ from actune.base.cache import cache_folder
 from actune.data.augment import LIFTS
 from actune.errors import UserError, either
 from actune.tune import several
-from actune.tune.corpus import corpus_for
+from actune.tune.corpus import corpus_for, joins
 from actune.tune.options import RECIPES, Settings, TrainOptions
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def tell(console: Console, start: dict[str, Any], settings: Settings, base: str)
         line = either(f"start    from practice on {start['rows']} rows", f"起点   已在 {start['rows']} 行上练习")
     else:
         line = either("start    from the bare base", "起点   未练习的基座")
-        if settings.remember and settings.practice != "off":
+        if joins(settings):
             line += either(", rows of ours rehearsed beside yours", ", 同时温习我们的数据")
         ours, theirs = SETTINGS.to_dict(), settings.to_dict()
         apart = ", ".join(f"{key} {ours[key]}" for key in SHARED if ours[key] != theirs[key])

@@ -162,7 +162,7 @@ def _held(model: Any, train: RowDataset, source: Source, manifest: Manifest, set
     """Gather what a training is held to, and its SHA-256."""
     tokenizer, fmt = train.tokenizer, train.fmt
     answers, memory = memories(model, tokenizer, fmt, source)
-    rows = corpus.rehearsed(manifest.practice, fmt.language) if settings.practice != "off" else []
+    rows = corpus.rehearsed(manifest.practice, fmt.language) if manifest.practice or corpus.joins(settings) else []
     held = Kept(answers, RowDataset(rows, tokenizer, fmt, None), Told([*train.rows, *rows], tokenizer))
     return held, hashlib.sha256(f"{memory} {rows_hash(rows)}".encode()).hexdigest()
 
