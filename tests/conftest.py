@@ -41,10 +41,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _little_calibration() -> Iterator[None]:
-    """Let trainings of tests calibrate on 16 rows, not 48: of a tiny base's training that is the greater part."""
+def _no_rows_of_ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Train on the test's rows alone: to rehearse and measure ours takes longer than a tiny base's whole training."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("actune.tune.finish.MOST_ROWS", 16)
+        patch.setattr("actune.tune.corpus.CORPUS", tmp_path_factory.mktemp("no corpus"))
         yield
 
 

@@ -246,7 +246,7 @@ def test_a_base_in_bf16_is_widened_at_the_end_only_where_there_is_room(
     slack: float, dtype: torch.dtype, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, seen, whole = tmp_path / "rows.jsonl", [], calibration.calibrate
-    write_rows(table, make_rows(24))
+    write_rows(table, make_rows(44))
 
     def watched(engine, *more):
         seen.append(engine.model.dtype)
@@ -254,7 +254,8 @@ def test_a_base_in_bf16_is_widened_at_the_end_only_where_there_is_room(
 
     monkeypatch.setattr(calibration, "calibrate", watched)
     monkeypatch.setattr(memory, "SLACK", slack)  # none of the memory may be taken
-    assert train([table], base=str(tiny_base), out=tmp_path / "run", options=TrainOptions(epochs=1, dtype="bf16")) == 0
+    options = TrainOptions(epochs=1, dtype="bf16", valid=0.4)  # 18 rows to calibrate on
+    assert train([table], base=str(tiny_base), out=tmp_path / "run", options=options) == 0
     assert seen == [dtype]
 
 
