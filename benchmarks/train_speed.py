@@ -149,7 +149,6 @@ def by_actune(side: str, model: Any, batches: list[dict[str, Any]], steps: int) 
 
     from actune.tune.fast.path import FastPath
     from actune.tune.memory import hold_freed
-    from actune.tune.rehearse import RECOMPUTE
     from actune.tune.trainer import summed_loss
 
     hold_freed()  # as `actune train` does
@@ -157,7 +156,8 @@ def by_actune(side: str, model: Any, batches: list[dict[str, Any]], steps: int) 
     if not side.startswith("plain"):
         path.put_in()
     if "-twice" in side:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=RECOMPUTE)
+        # As the Trainer does: with dropout the second time must draw what the first one drew.
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     learnt = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
     adapter = [value for value in model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(adapter, lr=RATE, weight_decay=0.0, fused=True)  # as the Trainer does

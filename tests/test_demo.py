@@ -8,6 +8,7 @@ import pytest
 from actune.data.load import load_rows
 from actune.demo import QUESTIONS, demo, example
 from actune.errors import UserError
+from actune.tune.run import read_manifest
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
@@ -24,6 +25,7 @@ def test_a_second_run_uses_what_is_there(
     monkeypatch.setenv("ACTUNE_LANG", "en")
     run = tmp_path / "a run"
     assert demo(base=str(tiny_base), out=run) == 0
+    assert read_manifest(run).options["practice"] == "off", "it shows what the dialogues do alone"
     first = capsys.readouterr().out
     adapter = run / "adapter_model.safetensors"
     written = adapter.stat().st_mtime_ns

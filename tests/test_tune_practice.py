@@ -18,6 +18,7 @@ from actune.data.load import load_rows
 from actune.data.rows import Row
 from actune.errors import UserError
 from actune.prompt import SYSTEM, PromptFormat
+from actune.script.acting import Acting
 from actune.tune import corpus, finish, hold
 from actune.tune import practice as room
 from actune.tune.command import train
@@ -72,6 +73,7 @@ def tune(at: Path, base: Path, out: str, options: TrainOptions, resume: bool = F
 def test_it_is_an_ordinary_run_in_both_languages(at: Path, tiny_base: Path) -> None:
     manifest = read_manifest(practised(at))
     assert (manifest.data["rows"], manifest.recipe, manifest.prompt["language"]) == (44, "practice", "both")
+    assert manifest.acting == Acting().to_dict(), "it is there to be trained further"
     tokenizer, fmt = AutoTokenizer.from_pretrained(tiny_base), PromptFormat.from_dict(manifest.prompt)
     for language, question in (("zh", "饿了"), ("en", "I am hungry")):
         assert SYSTEM[language].split("{")[0] in prompt.render(tokenizer, fmt, question, ("a",))  # type: ignore[index]

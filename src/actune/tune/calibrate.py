@@ -149,7 +149,7 @@ def calibrate(
     """
     kept = [row for row in rows if row.script]
     if len(kept) < LEAST_ROWS:
-        return START, none_found(len(kept))
+        return START, too_few(len(kept))
     some = spread(kept, MOST_ROWS)
     search = _Search(engine, [_Asked(row, _request(engine, fmt, row)) for row in some], each)
     best = _gate(search, START)
@@ -161,8 +161,12 @@ def calibrate(
     return best, {"rows": len(some), "written": search.written, "note": "", **found}
 
 
-def none_found(rows: int) -> dict[str, Any]:
-    """Say what `calibrate` does of so few rows."""
+def too_few(rows: int) -> dict[str, Any]:
+    """Return what `calibrate` gives beside `START` for so few rows, with the reason in ``note``.
+
+    Args:
+        rows: How many there are.
+    """
     note = either(
         f"{rows} validation rows are too few (at least {LEAST_ROWS}) to set when and how to act",
         f"验证数据只有 {rows} 行 (至少 {LEAST_ROWS} 行), 不足以校准何时行动",

@@ -94,7 +94,7 @@ def _calibrated(prepared: Prepared, trainer: RowTrainer) -> tuple[Acting, dict[s
     fmt, model = prepared.train.fmt, trainer.model
     rows, each = _measured_on(prepared)
     if len(rows) < LEAST_ROWS:  # The model is not asked: it need not be brought to fp32.
-        return calibration.START, calibration.none_found(len(rows))
+        return calibration.START, calibration.too_few(len(rows))
     # As in use: in its dtype, folded into the weights, unless that would round the adapter away.
     folded = not is_quantized(model)
     if folded and pick_dtype(model.device) == torch.float32:

@@ -143,7 +143,7 @@ def make_plan(
     once = needed(found, settings, config, device, kind, trust)
     if narrow and once.step.how != "fast":
         narrow, kind, once = False, dtype, needed(found, settings, config, device, dtype, trust)
-    whole = 2 * once.step.weights
+    whole = 2 * once.step.weights  # of a base that is rounded: in fp32
     if narrow:
         once = rounded(whole, once, found, config, stored)
     twice, spared = memory.recomputes(once, settings, once.step.how == "fast", device), once

@@ -193,7 +193,7 @@ def _step(model: Any, batch: Mapping[str, torch.Tensor], settings: Settings) -> 
 
 def _fast(model: Any, batch: Mapping[str, torch.Tensor], settings: Settings) -> Step:
     path = FastPath(model, blocks=not settings.quantize)
-    rows = pack(batch, share=True).to("meta")
+    rows = pack(batch, share=not path.drops).to("meta")
     some = {name: tensor.to("meta") for name, tensor in batch.items()}
     with path:
         return _counted(model, settings, "fast", lambda: path.loss_of(model, rows, some))

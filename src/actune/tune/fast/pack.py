@@ -72,7 +72,7 @@ def pack(batch: Mapping[str, torch.Tensor], share: bool, multiple: int = 1) -> P
 
     Args:
         batch: As `dataset.collate` makes it.
-        share: Let rows share their common beginnings; where something is dropped there, they share that too.
+        share: Let rows share their common beginnings. With dropout each row draws its own: then they cannot.
         multiple: Fill the line up to a multiple of so many tokens, with a row of which nothing is trained.
     """
     lengths = batch["attention_mask"].sum(1).tolist()

@@ -33,6 +33,8 @@ class FastPath:
         self.config = model.config.get_text_config()
         self.before = self.config._attn_implementation
         self.onednn, self.inside, self.undo = onednn, False, ExitStack()
+        # Where something drops, each row draws its own: then rows cannot share their beginning.
+        self.drops = any(type(module) is torch.nn.Dropout and module.p for module in model.modules())
         self.replaced: list[Any] = []
 
     def put_in(self) -> None:
@@ -100,7 +102,7 @@ class FastPath:
         Raises:
             CannotPack: The architecture does not fit.
         """
-        rows = pack(batch, share=True, multiple=self._multiple)
+        rows = pack(batch, not (self.drops and self.model.training), self._multiple)
         return self.loss_of(model, rows, batch), len(rows.targets) - hold.remembered(batch)
 
     @property
